@@ -1,0 +1,50 @@
+# Everything runs from a bare checkout: the first target that needs it sets up .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# The first Python 3.11+ found; choose another with `make PYTHON=...`.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.13 python3.12,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help serve test check lint soak bench lock clean
+
+help:            ## list the targets
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+# pip installs exactly what requirements-dev.lock names, by hash; then this package, editable.
+$(READY): requirements-dev.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
+	@echo "setting up .venv with $(PYTHON)"
+	@$(PYTHON) -m venv --clear .venv || { apt-get install -qq -y python3-venv >/dev/null && $(PYTHON) -m venv --clear .venv; }
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+serve: $(READY)  ## record this repository's history in a ledger, validate it, perform the demo
+	@$(BIN)/python examples/git_history.py . --ledger cairn-data
+	@$(BIN)/cairn validate --ledger cairn-data
+	@$(BIN)/cairn demo
+
+test: $(READY)   ## pass the tests
+	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+
+lint: $(READY)   ## format, lint, types
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy --no-error-summary
+
+check: lint test ## what CI runs
+
+soak: $(READY)   ## the long fault and fuzz runs
+	@$(BIN)/pytest -n 2 -m soak
+
+bench: $(READY)  ## measure, and print ratios
+	@$(BIN)/python -m bench
+
+lock: $(READY)   ## renew requirements-dev.lock from pyproject.toml
+	@$(BIN)/pip install -q uv
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --upgrade --group dev pyproject.toml -o requirements-dev.lock
+
+clean:           ## remove what the targets made
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache cairn-data

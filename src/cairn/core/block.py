@@ -1,0 +1,180 @@
+"""A block, for people and APIs: header, stored hash and entries, and its JSON view."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from cairn.core.canonical import MIN_INTEGER, canonical
+from cairn.core.entry import SALT_BYTES, Entry
+from cairn.core.errors import EntryError, FormatError
+from cairn.core.header import HEADER_BYTES, LIMIT_63, Header, Kind
+from cairn.core.merkle import HASH_BYTES
+
+VIEW_KEYS: Final = (
+    "index",
+    "timestamp",
+    "data",
+    "previous_hash",
+    "hash",
+    "kind",
+    "count",
+    "size",
+    "data_root",
+    "bits",
+    "nonce",
+    "salt",
+    "header",
+)
+"""The members of a block's JSON view, in order; the five facts of a block come first."""
+
+
+@dataclass(frozen=True, repr=False)
+class Block:
+    """One block as it is stored, valid or not: the rules judge it, not this class.
+
+    The facts for people come first: `index`, `timestamp`, `data`, `previous_hash`, `hash`.
+    """
+
+    header: Header
+    stored_hash: bytes
+    """32 bytes, as stored beside the header; `header.hash` is the computed one."""
+    entries: tuple[Entry, ...]
+
+    @property
+    def index(self) -> int:
+        """Position in the chain; genesis is 0."""
+        return self.header.index
+
+    @property
+    def timestamp(self) -> str:
+        """RFC 3339 UTC with six decimals and `Z`; `header.timestamp` has it in µs."""
+        return rfc3339(self.header.timestamp)
+
+    @property
+    def data(self) -> Any:
+        """The recorded JSON value; for a batch, the list of its values.
+
+        Raises:
+            EntryError: the stored bytes are not acceptable JSON (damage).
+        """
+        values = [entry.value for entry in self.entries]
+        return values[0] if self._is_single else values
+
+    @property
+    def previous_hash(self) -> str:
+        """Hash of the block before, 64 hex digits."""
+        return self.header.previous_hash.hex()
+
+    @property
+    def hash(self) -> str:
+        """The stored hash, 64 hex digits."""
+        return self.stored_hash.hex()
+
+    @property
+    def kind(self) -> str:
+        """`value`, `batch` or `record`; the number where it is none of these (damage)."""
+        try:
+            return Kind(self.header.kind).label
+        except ValueError:
+            return str(self.header.kind)
+
+    @property
+    def _is_single(self) -> bool:
+        return self.header.kind != Kind.BATCH and len(self.entries) == 1
+
+    def data_json(self) -> bytes:
+        """Return the exact recorded JSON, without salts; for a batch, the JSON list of values."""
+        texts = [entry.canonical for entry in self.entries]
+        return texts[0] if self._is_single else b"[" + b",".join(texts) + b"]"
+
+    def to_json(self) -> str:
+        """Return the JSON view on one line; `data` holds the recorded bytes as they are.
+
+        Raises:
+            FormatError: the stored data is not JSON (damage).
+        """
+        try:
+            data = self.data_json().decode()
+            self.data  # noqa: B018 - so that the line is JSON whatever was stored
+        except (UnicodeDecodeError, EntryError) as error:
+            raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
+        parts = {key: json.dumps(value) for key, value in self._facts().items()} | {"data": data}
+        return "{" + ", ".join(f'"{key}": {parts[key]}' for key in VIEW_KEYS) + "}"
+
+    @classmethod
+    def from_view(cls, view: object, *, encode: Callable[[object], bytes] = canonical) -> Block:
+        """Read a block from its parsed JSON view.
+
+        `encode` makes the canonical JSON of each value. Whether the block is valid is left to the
+        rules; but no member of the view may say other than its header, hash, data and salt do.
+
+        Raises:
+            FormatError: not such a view, or two of its members disagree.
+            EntryError: its data has no canonical form.
+        """
+        if not isinstance(view, Mapping) or set(view) != set(VIEW_KEYS):
+            raise FormatError(f"a block is an object with the members {', '.join(VIEW_KEYS)}")
+        header = Header.unpack(_unhex("header", view["header"], HEADER_BYTES))
+        single = header.kind != Kind.BATCH
+        values, salts = ([view["data"]], [view["salt"]]) if single else (view["data"], view["salt"])
+        if not (isinstance(values, list) and isinstance(salts, list) and len(values) == len(salts)):
+            raise FormatError("a batch has a list of values and as many salts")
+        entries = tuple(
+            Entry(_unhex("salt", salt, SALT_BYTES), encode(value))
+            for salt, value in zip(salts, values, strict=True)
+        )
+        block = cls(header, _unhex("hash", view["hash"], HASH_BYTES), entries)
+        for key, value in block._facts().items():
+            if view[key] != value or type(view[key]) is not type(value):
+                raise FormatError(f"{key} is {view[key]!r}, but the header says {value!r}")
+        return block
+
+    def _facts(self) -> dict[str, Any]:
+        """Every member of the JSON view but `data`."""
+        salts = [entry.salt.hex() for entry in self.entries]
+        return {
+            "index": self.index,
+            "timestamp": self.timestamp,
+            "previous_hash": self.previous_hash,
+            "hash": self.hash,
+            "kind": self.kind,
+            "count": self.header.count,
+            "size": self.header.size,
+            "data_root": self.header.data_root.hex(),
+            "bits": f"{self.header.bits:08x}",
+            "nonce": f"{self.header.nonce:016x}",
+            "salt": salts[0] if self._is_single else salts,
+            "header": self.header.pack().hex(),
+        }
+
+    def __repr__(self) -> str:
+        data = self.data_json().decode(errors="replace")
+        return (
+            f"Block(index={self.index}, timestamp={self.timestamp!r}, data={data}, "
+            f"previous_hash={self.previous_hash!r}, hash={self.hash!r})"
+        )
+
+
+def rfc3339(microseconds: int) -> str:
+    """Return a timestamp in µs since the Unix epoch as RFC 3339 UTC, six decimals and `Z`.
+
+    Years past 9999 get as many digits as they need. 2**63 and above, which no rule allows, are
+    shown as the number.
+    """
+    if not MIN_INTEGER <= microseconds < LIMIT_63:
+        return str(microseconds)
+    return f"{np.datetime64(microseconds, 'us')}Z"
+
+
+def _unhex(name: str, text: object, size: int) -> bytes:
+    try:
+        if isinstance(text, str) and len(text) == 2 * size and text == text.lower():
+            return bytes.fromhex(text)
+    except ValueError:
+        pass
+    raise FormatError(f"{name} has {2 * size} lower-case hex digits, found {text!r:.80}")

@@ -1,0 +1,227 @@
+"""A segment, for machines: consecutive blocks as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cairn.core.block import Block
+from cairn.core.entry import Entry
+from cairn.core.errors import FormatError
+from cairn.core.hasher import Hasher
+from cairn.core.header import (
+    DATA_ROOT,
+    FORMAT_VERSION,
+    HEADER_BYTES,
+    HEADER_DTYPE,
+    Header,
+    Kind,
+)
+from cairn.core.merkle import HASH_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """n consecutive blocks with m entries, as stored; valid or not is for the rules to say.
+
+    Only the shapes are promised. Counts and offsets may be anything that was stored: every reading
+    here is clipped to the columns, so that no damage can do more than break a hash.
+    """
+
+    start: int
+    """Position of the first block."""
+    headers: NDArray[np.uint8]
+    """`(n, 104)`."""
+    hashes: NDArray[np.uint8]
+    """`(n, 32)`, as stored."""
+    data: NDArray[np.uint8]
+    """All entries end to end, bytes."""
+    offsets: NDArray[np.uint64]
+    """`(m + 1)`: entry j is `data[offsets[j]:offsets[j + 1]]`."""
+
+    def __post_init__(self) -> None:
+        n = len(self.hashes)
+        if self.headers.shape != (n, HEADER_BYTES) or self.hashes.shape != (n, HASH_BYTES):
+            raise FormatError(f"{self.headers.shape} headers and {self.hashes.shape} hashes")
+        if n == 0 or self.offsets.ndim != 1 or len(self.offsets) == 0:
+            raise FormatError("a segment has at least one block and one offset")
+
+    @classmethod
+    def from_bytes(
+        cls, start: int, headers: bytes, hashes: bytes, data: bytes, offsets: bytes
+    ) -> Segment:
+        """Read columns from their stored bytes, without copying. Offsets are big-endian u64.
+
+        Raises:
+            FormatError: a column whose length does not go with the others'.
+        """
+        if len(headers) % HEADER_BYTES or len(hashes) % HASH_BYTES or len(offsets) % 8:
+            lengths = f"{len(headers)}, {len(hashes)} and {len(offsets)}"
+            raise FormatError(f"columns of {lengths} bytes are no headers, hashes and offsets")
+        return cls(
+            start,
+            np.frombuffer(headers, np.uint8).reshape(-1, HEADER_BYTES),
+            np.frombuffer(hashes, np.uint8).reshape(-1, HASH_BYTES),
+            np.frombuffer(data, np.uint8),
+            np.frombuffer(offsets, ">u8").astype(np.uint64),
+        )
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[Block]) -> Segment:
+        """Lay out `blocks` (at least one) as columns; the first one's index is the start."""
+        entries = [entry.to_bytes() for block in blocks for entry in block.entries]
+        offsets = np.cumsum([0, *map(len, entries)], dtype=np.uint64)
+        return cls(
+            blocks[0].index,
+            _rows(b"".join(block.header.pack() for block in blocks), HEADER_BYTES),
+            _rows(b"".join(block.stored_hash for block in blocks), HASH_BYTES),
+            np.frombuffer(b"".join(entries), np.uint8),
+            offsets,
+        )
+
+    @classmethod
+    def join(cls, segments: Sequence[Segment]) -> Segment:
+        """Return one segment of `segments` (at least one), which follow one another.
+
+        Each must be `is_regular`, or its entries would shift those of the next.
+        """
+        if len(segments) == 1:
+            return segments[0]
+        bases = np.cumsum([0, *(len(s.data) for s in segments)], dtype=np.uint64)
+        inner = [s.offsets[:-1] + base for s, base in zip(segments, bases[:-1], strict=True)]
+        return cls(
+            segments[0].start,
+            np.concatenate([s.headers for s in segments]),
+            np.concatenate([s.hashes for s in segments]),
+            np.concatenate([s.data for s in segments]),
+            np.concatenate([*inner, bases[-1:]]),
+        )
+
+    @classmethod
+    def seal(
+        cls,
+        entries: Sequence[bytes],
+        *,
+        start: int,
+        previous_hash: bytes,
+        timestamp: int,
+        hasher: Hasher,
+    ) -> Segment:
+        """Make one value block of each of `entries` (salt ‖ canonical JSON; at least one).
+
+        The first is at position `start` and links to `previous_hash`; `timestamp` is in µs and the
+        same for all: they are sealed at once.
+        """
+        offsets = np.zeros(len(entries) + 1, np.int64)
+        np.cumsum([len(entry) for entry in entries], out=offsets[1:])
+        data = np.frombuffer(b"".join(entries), np.uint8)
+        headers = np.zeros((len(entries), HEADER_BYTES), np.uint8)
+        fields = headers.view(HEADER_DTYPE).reshape(-1)
+        fields["version"] = FORMAT_VERSION
+        fields["kind"] = Kind.VALUE
+        fields["index"] = np.arange(start, start + len(entries))
+        fields["timestamp"] = timestamp
+        fields["count"] = 1
+        fields["size"] = np.diff(offsets)
+        roots = hasher.leaf_hashes(data, offsets[:-1], offsets[1:])
+        headers[:, DATA_ROOT] = roots
+        hashes = hasher.link(headers, previous_hash)
+        return cls(start, headers, hashes, data, offsets.astype(np.uint64))
+
+    def offset_bytes(self) -> bytes:
+        """Return the offsets as stored: big-endian u64."""
+        return self.offsets.astype(">u8").tobytes()
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def stop(self) -> int:
+        """Position after the last block."""
+        return self.start + len(self)
+
+    @cached_property
+    def fields(self) -> NDArray[np.void]:
+        """The headers as `(n,)` records of `HEADER_DTYPE`, a view where they are contiguous."""
+        return np.ascontiguousarray(self.headers).view(HEADER_DTYPE).reshape(-1)
+
+    @cached_property
+    def entry_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where each entry starts and stops in `data`, `(m,)` each, clipped to it."""
+        bounds = np.minimum(self.offsets, np.uint64(len(self.data))).astype(np.int64)
+        starts, stops = bounds[:-1], bounds[1:]
+        return starts, np.maximum(starts, stops)
+
+    @cached_property
+    def block_bounds(self) -> NDArray[np.int64]:
+        """`(n + 1)`: block i holds entries `[i]` to `[i + 1]`, by the headers' counts.
+
+        The last block gets whatever entries are left, so that none goes unseen.
+        """
+        entries = len(self.offsets) - 1
+        ends = np.cumsum(self.fields["count"], dtype=np.uint64)
+        bounds = np.zeros(len(self) + 1, np.int64)
+        bounds[1:] = np.minimum(ends, np.uint64(entries))
+        bounds[-1] = entries
+        return bounds
+
+    @cached_property
+    def byte_bounds(self) -> NDArray[np.int64]:
+        """`(n + 1)`: the bytes of block i are `data[[i]:[i + 1]]`; from the first to the last."""
+        offsets = np.minimum(self.offsets, np.uint64(len(self.data))).astype(np.int64)
+        bounds = offsets[self.block_bounds]
+        bounds[0], bounds[-1] = 0, len(self.data)
+        return bounds
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether counts, offsets and data agree in number, so that it can be joined."""
+        entries = int(self.fields["count"].sum(dtype=np.uint64))
+        return (
+            entries == len(self.offsets) - 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == len(self.data)
+        )
+
+    def entries(self, i: int) -> tuple[bytes, ...]:
+        """Return the stored bytes of each entry of the i-th block. Requires 0 <= i < n."""
+        starts, stops = self.entry_bounds
+        first, last = self.block_bounds[i : i + 2].tolist()
+        pairs = zip(starts[first:last].tolist(), stops[first:last].tolist(), strict=True)
+        return tuple(self.data[start:stop].tobytes() for start, stop in pairs)
+
+    def block(self, i: int) -> Block:
+        """Return the i-th block. Requires 0 <= i < n."""
+        return Block(
+            Header.unpack(self.headers[i].tobytes()),
+            self.hashes[i].tobytes(),
+            tuple(Entry.from_bytes(entry) for entry in self.entries(i)),
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the blocks one by one, for people: bulk code works on the columns."""
+        return map(self.block, range(len(self)))
+
+    def cut(self, first: int, last: int) -> Segment:
+        """Return blocks `first` to `last` as views. Requires 0 <= first < last <= n."""
+        if (first, last) == (0, len(self)):
+            return self
+        lo, hi = self.block_bounds[[first, last]].tolist()
+        begin, end = self.byte_bounds[[first, last]].tolist()
+        base = np.uint64(begin)
+        offsets = np.maximum(self.offsets[lo : hi + 1], base) - base
+        return Segment(
+            self.start + first,
+            self.headers[first:last],
+            self.hashes[first:last],
+            self.data[begin : max(begin, end)],
+            offsets,
+        )
+
+
+def _rows(data: bytes, width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8).reshape(-1, width)

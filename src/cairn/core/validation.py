@@ -1,0 +1,184 @@
+"""Validation as a fold: each segment gives a summary, and summaries combine in any order.
+
+The columns are screened in bulk for blocks that break some rule; only those are handed to
+`cairn.core.rules`, which names the rule. A good chain never loops over blocks in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cairn.core import rules
+from cairn.core.genesis import Limits
+from cairn.core.hasher import Hasher
+from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, LIMIT_63, Header, Kind
+from cairn.core.merkle import HASH_BYTES, tree_hash
+from cairn.core.rules import NUMBERS, Failure, Stored
+from cairn.core.segment import Segment
+
+_WORDS: Final = ">u8"
+"""Hashes are compared as four 8-byte words each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a validated segment says of itself: all that its neighbours need to know.
+
+    `a + b` is the summary of both where b comes after a. It is associative, so segments may be
+    validated in any order, by any number of workers.
+    """
+
+    start: int
+    """Position of the first block."""
+    stop: int
+    """Position after the last block."""
+    blocks: int
+    entries: int
+    nbytes: int
+    """Bytes of headers and entries that were checked."""
+    link: bytes
+    """`previous_hash` of the first block: what the block before must hash to."""
+    last_hash: bytes
+    """Stored hash of the last block."""
+    first_timestamp: int
+    """µs."""
+    last_timestamp: int
+    """µs."""
+    every: bool
+    """Whether every failing block is kept, or the first only."""
+    failures: tuple[Failure, ...]
+    """At most one a block, the first rule it breaks; by position."""
+
+    def __add__(self, other: Summary) -> Summary:
+        found = [*self.failures, *other.failures, *_boundary(self, other)]
+        return replace(
+            self,
+            stop=other.stop,
+            blocks=self.blocks + other.blocks,
+            entries=self.entries + other.entries,
+            nbytes=self.nbytes + other.nbytes,
+            last_hash=other.last_hash,
+            last_timestamp=other.last_timestamp,
+            failures=_first_of_each(found, every=self.every),
+        )
+
+
+def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = False) -> Summary:
+    """Check every rule on every block of `segment`; `limits` are those of the chain's genesis.
+
+    How its first block follows the one before is left to `+` (genesis follows nothing). With
+    `every`, the summary lists each failing block, else the first.
+    """
+    failures = []
+    for i in _suspects(segment, hasher, limits):
+        failure = rules.first_broken(_stored(segment, i, limits))
+        # The screen and the rules are two statements of one thing; never believe just one.
+        assert failure is not None, f"block {segment.start + i} was screened out by no rule"
+        failures.append(failure)
+        if not every:
+            break
+    timestamps = segment.fields["timestamp"]
+    return Summary(
+        start=segment.start,
+        stop=segment.stop,
+        blocks=len(segment),
+        entries=len(segment.offsets) - 1,
+        nbytes=segment.headers.nbytes + segment.data.nbytes,
+        link=segment.fields["previous_hash"][0].tobytes(),
+        last_hash=segment.hashes[-1].tobytes(),
+        first_timestamp=int(timestamps[0]),
+        last_timestamp=int(timestamps[-1]),
+        every=every,
+        failures=tuple(failures),
+    )
+
+
+def _boundary(before: Summary, after: Summary) -> Iterable[Failure]:
+    """Yield how the first block of `after` does not follow the last of `before`."""
+    if broken := rules.index_follows(before.stop, after.start):
+        yield rules.failure(before.stop, "index", broken)
+        return
+    if broken := rules.timestamp_follows(before.last_timestamp, after.first_timestamp):
+        yield rules.failure(after.start, "timestamp", broken)
+    if broken := rules.link_follows(before.last_hash, after.link):
+        yield rules.failure(after.start, "link", broken)
+
+
+def _first_of_each(failures: Iterable[Failure], *, every: bool) -> tuple[Failure, ...]:
+    """Keep the failure with the lowest rule number of each block, or of the first block only."""
+    by_index: dict[int, Failure] = {}
+    for failure in sorted(failures, key=lambda f: (f.index, NUMBERS[f.rule])):
+        by_index.setdefault(failure.index, failure)
+    kept = tuple(by_index.values())
+    return kept if every else kept[:1]
+
+
+def _stored(segment: Segment, i: int, limits: Limits) -> Stored:
+    """Return block i as the rules want to see it."""
+    begin, end = segment.byte_bounds[i : i + 2].tolist()
+    return Stored(
+        position=segment.start + i,
+        header=Header.unpack(segment.headers[i].tobytes()),
+        hash=segment.hashes[i].tobytes(),
+        entries=segment.entries(i),
+        size=end - begin,
+        previous_hash=segment.hashes[i - 1].tobytes() if i else None,
+        previous_timestamp=int(segment.fields["timestamp"][i - 1]) if i else None,
+        limits=limits,
+    )
+
+
+def _suspects(segment: Segment, hasher: Hasher, limits: Limits) -> list[int]:
+    """Return, in order, every i whose block breaks a rule."""
+    fields = segment.fields
+    kind, count = fields["kind"], fields["count"]
+    timestamp = fields["timestamp"].astype(np.uint64)
+    bad = (fields["version"] != FORMAT_VERSION) | (kind > max(Kind))
+    bad |= (kind != Kind.BATCH) & (count != 1)
+    bad |= np.diff(segment.block_bounds) != count
+    bad |= fields["index"] != np.arange(segment.start, segment.stop, dtype=np.uint64)
+    bad |= timestamp >= LIMIT_63
+    bad[1:] |= timestamp[1:] < timestamp[:-1]
+    bad[1:] |= _differ(fields["previous_hash"][1:], segment.hashes[:-1])
+    bad |= _differ(segment.hashes, _header_hashes(segment, hasher))
+    bad |= np.diff(segment.byte_bounds) != fields["size"]
+    bad |= _differ(fields["data_root"], _data_roots(segment, hasher))
+    bad |= (fields["bits"] != 0) | (fields["nonce"] != 0)
+    bad |= (count > limits.count) | (fields["size"] > limits.size)
+    suspects: list[int] = np.flatnonzero(bad).tolist()
+    if segment.start == 0 and 0 not in suspects[:1]:
+        genesis = rules.first_broken(_stored(segment, 0, limits))
+        suspects[:0] = [0] if genesis else []
+    return suspects
+
+
+def _header_hashes(segment: Segment, hasher: Hasher) -> NDArray[np.uint8]:
+    headers = np.ascontiguousarray(segment.headers).reshape(-1)
+    starts = np.arange(0, len(headers), HEADER_BYTES, dtype=np.int64)
+    return hasher.leaf_hashes(headers, starts, starts + HEADER_BYTES)
+
+
+def _data_roots(segment: Segment, hasher: Hasher) -> NDArray[np.uint8]:
+    """Return the data root of each block's stored entries, `(n, 32)`."""
+    leaves = hasher.leaf_hashes(np.ascontiguousarray(segment.data), *segment.entry_bounds)
+    bounds = segment.block_bounds
+    single = np.diff(bounds) == 1
+    roots = np.empty((len(segment), HASH_BYTES), np.uint8)
+    roots[single] = leaves[bounds[:-1][single]]
+    for i in np.flatnonzero(~single).tolist():
+        batch = leaves[bounds[i] : bounds[i + 1]]
+        roots[i] = np.frombuffer(tree_hash(leaf.tobytes() for leaf in batch), np.uint8)
+    return roots
+
+
+def _differ(left: NDArray[np.generic], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return `(n,)`: whether the n-th hashes differ, compared as 8-byte words."""
+    a = np.ascontiguousarray(left).view(_WORDS).reshape(-1, HASH_BYTES // 8)
+    b = np.ascontiguousarray(right).view(_WORDS).reshape(-1, HASH_BYTES // 8)
+    differ: NDArray[np.bool_] = np.any(a != b, axis=1)
+    return differ

@@ -1,0 +1,1 @@
+"""SHA-256 in bulk: implementations of `cairn.core.hasher.Hasher`."""

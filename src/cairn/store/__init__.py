@@ -1,0 +1,1 @@
+"""Where the chain is kept: one interface, one contract test, a backend a file."""

@@ -1,0 +1,99 @@
+"""A ledger is a directory: how one comes to be, whole or not at all, and who may write to it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cairn.store.errors import ExistsError, LockedError
+
+LOCK_NAME: Final = "lock"
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden directory beside `path` that becomes `path` when the block ends well.
+
+    A crash before the rename leaves only the hidden directory, which nothing reads; after it the
+    ledger is there, whole and durable. On an error the hidden directory is removed.
+
+    Raises:
+        ExistsError: `path` is there already and not an empty directory.
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExistsError(f"{path} exists already")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        temporary.rename(path)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise ExistsError(f"{path} exists already") from None
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class WriterLock:
+    """The right to write to a ledger directory, held by one process at a time.
+
+    Kept by the operating system (flock), so that it ends with its holder, however that ends. The
+    file says who holds it, for people.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / LOCK_NAME
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace")
+            os.close(self._descriptor)
+            raise LockedError(f"{directory} is being written by {_shown(holder)}") from None
+        note = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "command": " ".join(sys.argv)[:200],
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(note).encode(), 0)
+
+    def release(self) -> None:
+        """Let the next writer in."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _shown(holder: str) -> str:
+    try:
+        note = json.loads(holder)
+        return "process {process} on {host} ({command}) since {since}".format(**note)
+    except (ValueError, KeyError, TypeError):
+        return "another process, which is just starting"

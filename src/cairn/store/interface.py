@@ -1,0 +1,72 @@
+"""The interface of a store. Everything in it is as stored: judging it is for `core.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from cairn.core.block import Block
+from cairn.core.segment import Segment
+
+
+class Head(NamedTuple):
+    """What the store says of its end, all read at one moment."""
+
+    length: int
+    """Blocks, as recorded with each append."""
+    hash: bytes
+    """Stored hash of the last block, as recorded with each append; 32 bytes."""
+    stored: int
+    """Position after the last block that is really there; `length` unless tampered with."""
+
+
+class Store(Protocol):
+    """An append-only chain of blocks. Any number of threads may call it; one process writes."""
+
+    def head(self) -> Head:
+        """Return the recorded head, and where the stored blocks end."""
+        ...
+
+    def get(self, index: int) -> Block | None:
+        """Return the block stored at position `index`, or None where there is none."""
+        ...
+
+    def find(self, block_hash: bytes) -> int | None:
+        """Return the position of the block whose stored hash this is (32 bytes), or None."""
+        ...
+
+    def recall(self, key: str) -> int | None:
+        """Return the position of the block that was appended under `key`, or None."""
+        ...
+
+    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
+        """Add `segment` at the end and remember `keys` (key → position), both or neither.
+
+        Durable when it returns. Requires that the segment follows the recorded head.
+
+        Raises:
+            OutcomeUnknownError: a write failed; the store recovers on next use.
+        """
+        ...
+
+    def scan(self, start: int, stop: int) -> Iterator[Segment]:
+        """Yield what is stored from position `start` to `stop`, in order, as segments.
+
+        Memory is bounded by a few MiB and the largest stored run; appends go on meanwhile.
+
+        Raises:
+            DamagedError: stored columns that are no segment. What came before was yielded.
+        """
+        ...
+
+    def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """Write a consistent copy into the empty directory `target`, while appends go on.
+
+        Calls `progress(done, total)` now and then, in units of its own.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of files and locks. Closing twice is fine."""
+        ...

@@ -1,0 +1,74 @@
+"""A store in memory: for tests, teaching and simulation."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from cairn.core.block import Block
+from cairn.core.segment import Segment
+from cairn.store.errors import UsageError
+from cairn.store.interface import Head
+
+
+class MemoryStore:
+    """`cairn.store.interface.Store` over a list of segments."""
+
+    def __init__(self, first: Segment) -> None:
+        self._segments = [first]
+        self._keys: dict[str, int] = {}
+
+    def head(self) -> Head:
+        """See `Store.head`."""
+        last = self._segments[-1]
+        return Head(last.stop, last.hashes[-1].tobytes(), last.stop)
+
+    def get(self, index: int) -> Block | None:
+        """See `Store.get`."""
+        if not 0 <= index < self._segments[-1].stop:
+            return None
+        segment = self._segments[self._place(index)]
+        return segment.block(index - segment.start)
+
+    def find(self, block_hash: bytes) -> int | None:
+        """See `Store.find`."""
+        for segment in self._segments:
+            for i, row in enumerate(segment.hashes):
+                if row.tobytes() == block_hash:
+                    return segment.start + i
+        return None
+
+    def recall(self, key: str) -> int | None:
+        """See `Store.recall`."""
+        return self._keys.get(key)
+
+    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
+        """See `Store.append`."""
+        self._segments.append(segment)
+        self._keys.update(keys)
+
+    def scan(self, start: int, stop: int) -> Iterator[Segment]:
+        """See `Store.scan`."""
+        for segment in self._segments[self._place(start) :]:
+            if segment.start >= stop:
+                return
+            first = max(start - segment.start, 0)
+            last = min(stop - segment.start, len(segment))
+            if first < last:
+                yield segment.cut(first, last)
+
+    def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """Refuse: there are no files to copy.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"a ledger in memory has no files to back up to {target}")
+
+    def close(self) -> None:
+        """See `Store.close`."""
+
+    def _place(self, index: int) -> int:
+        """Return which segment holds position `index`."""
+        return max(bisect_right(self._segments, index, key=lambda s: s.start) - 1, 0)

@@ -1,0 +1,396 @@
+"""The store on disk: recent history in SQLite, runs of blocks in a row.
+
+SQLite in WAL mode with `synchronous=FULL` gives the promise: when COMMIT returns, the write-ahead
+log with the new rows was fsynced. The order of every append is
+
+1. BEGIN IMMEDIATE: a crash from here to 3 leaves the log without a commit frame: nothing happened;
+2. rows, keys and head are written;
+3. COMMIT: writes the commit frame, then fsyncs the log. After a crash inside, recovery finds the
+   whole transaction or none of it; the caller was told nothing, or that the outcome is unknown.
+
+After any failure the connection is given up. The next use opens a new one, which recovers the log
+and moves it, freshly written and fsynced, into the database file: a failed fsync is never retried.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, Final
+
+from cairn.core.block import Block
+from cairn.core.errors import FormatError
+from cairn.core.header import NO_HASH
+from cairn.core.merkle import HASH_BYTES
+from cairn.core.segment import Segment
+from cairn.store.directory import WriterLock
+from cairn.store.errors import (
+    DamagedError,
+    NotFoundError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+    StoreError,
+)
+from cairn.store.interface import Head
+
+FILE_NAME: Final = "tail.sqlite"
+
+APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
+SCHEMA_VERSION: Final = 1
+
+SCHEMA: Final = f"""
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+CREATE TABLE runs (      -- consecutive blocks as the columns of a segment
+    first INTEGER PRIMARY KEY,  -- position of the first block
+    hashes BLOB NOT NULL,       -- n x 32 bytes; first of the columns, so that a search reads no other
+    headers BLOB NOT NULL,      -- n x 104 bytes
+    offsets BLOB NOT NULL,      -- (m + 1) x 8 bytes, big-endian
+    data BLOB NOT NULL          -- m entries end to end
+) STRICT;
+CREATE TABLE head (      -- one row: where the chain ends, written with every append
+    length INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE TABLE keys (      -- what retries with a key have already recorded
+    key TEXT PRIMARY KEY,
+    position INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+RUN_BLOCKS: Final = 1024
+"""Blocks in a row, at most: what reading one block has to load."""
+RUN_BYTES: Final = 2**20
+"""Bytes of entries in a row, unless one block is larger."""
+SCAN_BLOCKS: Final = 8192
+"""Blocks in a scanned segment, about: enough to make the cost of a segment small."""
+SCAN_BYTES: Final = 8 * 2**20
+"""Bytes in a scanned segment, about: fits a cache, and bounds memory."""
+LOG_PAGES: Final = 4096
+"""Pages of 4 KiB in the write-ahead log before it is moved into the database: 16 MiB."""
+BUSY_SECONDS: Final = 10.0
+"""How long to wait for a lock inside SQLite; only programs that are not Cairn make us wait."""
+
+_COLUMNS: Final = "first, headers, hashes, data, offsets"
+_WORLD: Final = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+"""Primary error codes that say nothing against the file."""
+
+
+class SqliteStore:
+    """`cairn.store.interface.Store` in a directory, for one writer and any number of readers."""
+
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        self._directory = directory
+        self._path = directory / FILE_NAME
+        if not self._path.is_file():
+            raise (
+                DamagedError(f"{directory} is there, but {FILE_NAME} is not in it")
+                if directory.is_dir() and any(directory.iterdir())
+                else NotFoundError(f"there is no ledger at {directory}")
+            )
+        self._lock = None if read_only else WriterLock(directory)
+        self._closed = False
+        # One connection writes, one reads single blocks; each is used under its own lock. A scan
+        # opens its own. Both are None until used, and again after a failure.
+        self._write_lock, self._read_lock = RLock(), RLock()
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._head = (0, NO_HASH)  # owned by the write lock; what the writer last made durable
+        try:
+            if read_only:
+                self.head()
+            else:
+                with _reading(self._path):
+                    self._connect_writer()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, directory: Path, first: Segment) -> None:
+        """Make a store in the empty directory `directory` that holds `first`, from genesis on.
+
+        Not durable by itself: `new_directory` makes it so, with the name.
+        """
+        with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(SCHEMA)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
+            _insert(connection, first, {}, (0, NO_HASH))
+            connection.execute("COMMIT")
+
+    def head(self) -> Head:
+        """See `Store.head`."""
+        row = self._read_one(
+            "SELECT length, hash, coalesce("
+            "(SELECT first + length(hashes) / ? FROM runs ORDER BY first DESC LIMIT 1), 0) FROM head",
+            (HASH_BYTES,),
+        )
+        _require_types(self._path, row, (int, bytes, int))
+        assert row is not None
+        return Head(*row)
+
+    def get(self, index: int) -> Block | None:
+        """See `Store.get`."""
+        row = self._read_one(
+            f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,)
+        )
+        segment = None if row is None else self._segment(row)
+        if segment is None or index >= segment.stop:
+            return None
+        return segment.block(index - segment.start)
+
+    def find(self, block_hash: bytes) -> int | None:
+        """See `Store.find`. Searches every row's hashes: 32 bytes of reading a block."""
+        with self._read_lock, _reading(self._path):
+            query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
+            for first, hashes in self._read_connection().execute(query, (block_hash,)):
+                for at in range(0, len(hashes), HASH_BYTES):
+                    if hashes[at : at + HASH_BYTES] == block_hash:
+                        return int(first) + at // HASH_BYTES
+        return None
+
+    def recall(self, key: str) -> int | None:
+        """See `Store.recall`."""
+        row = self._read_one("SELECT position FROM keys WHERE key = ?", (key,))
+        return None if row is None else int(row[0])
+
+    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
+        """See `Store.append`."""
+        with self._write_lock:
+            if self._lock is None or self._closed:
+                raise ReadOnlyError(f"{self._directory} is not open for writing")
+            with _reading(self._path):
+                connection = self._connect_writer()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                _insert(connection, segment, keys, self._head)
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._drop_writer()
+                if isinstance(error, sqlite3.Error | OSError | MemoryError):
+                    raise OutcomeUnknownError(
+                        f"writing to {self._path} failed ({error}); blocks {segment.start} to "
+                        f"{segment.stop - 1} may or may not be durable"
+                    ) from error
+                raise
+            self._head = (segment.stop, segment.hashes[-1].tobytes())
+
+    def scan(self, start: int, stop: int) -> Iterator[Segment]:
+        """See `Store.scan`."""
+        with _reading(self._path), closing(self._connect_reader()) as connection:
+            while start < stop:
+                segments = self._next_runs(connection, start, stop)
+                if not segments:
+                    return
+                for segment in _joined(segments):
+                    yield segment
+                    start = segment.stop
+
+    def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """See `Store.backup`."""
+        with _reading(self._path), closing(self._connect_reader()) as source:
+            with closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copy:
+                source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
+                source.execute("SELECT length FROM head").fetchone()
+                source.backup(
+                    copy,
+                    pages=LOG_PAGES,
+                    progress=lambda _, left, total: progress(total - left, total),
+                )
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        with self._write_lock, self._read_lock:
+            self._closed = True
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+            self._drop_writer()
+            if self._lock is not None:
+                self._lock.release()
+
+    def _connect_writer(self) -> sqlite3.Connection:
+        """Return the writer's connection; opening it is also all there is to recovery."""
+        if self._writer is not None:
+            return self._writer
+        connection = self._open("rw")
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise StoreError(f"{self._path} cannot be put into WAL mode (it is {mode!r})")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
+            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+            # Rewrites and fsyncs what a crash or a failed fsync may have left in memory only.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            row = connection.execute("SELECT length, hash FROM head").fetchone()
+            _require_types(self._path, row, (int, bytes))
+        except BaseException:
+            connection.close()
+            raise
+        self._writer, self._head = connection, row
+        return connection
+
+    def _drop_writer(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        try:
+            return self._open("ro")
+        except StoreError:
+            # A directory we may not write to: SQLite cannot share the log's index there. Without a
+            # log nobody is writing, and the file can be read as it lies.
+            if self._path.with_name(f"{FILE_NAME}-wal").exists():
+                raise
+            return self._open("ro&immutable=1")
+
+    def _open(self, mode: str) -> sqlite3.Connection:
+        if self._closed:
+            raise ReadOnlyError(f"{self._directory} is closed")
+        uri = f"{self._path.absolute().as_uri()}?mode={mode}"
+        with _reading(self._path):
+            connection = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA trusted_schema = OFF")
+                connection.execute("PRAGMA cell_size_check = ON")
+                (application,) = connection.execute("PRAGMA application_id").fetchone()
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if application != APPLICATION_ID:
+                    raise DamagedError(f"{self._path} is a database, but not a ledger")
+                if version != SCHEMA_VERSION:
+                    raise StoreError(
+                        f"{self._path} has schema {version}; this version of Cairn reads "
+                        f"{SCHEMA_VERSION}"
+                    )
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+    def _read_connection(self) -> sqlite3.Connection:
+        if self._reader is None:
+            self._reader = self._connect_reader()
+        return self._reader
+
+    def _read_one(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
+        with self._read_lock, _reading(self._path):
+            row: tuple[Any, ...] | None
+            row = self._read_connection().execute(query, values).fetchone()
+            return row
+
+    def _next_runs(self, connection: sqlite3.Connection, start: int, stop: int) -> list[Segment]:
+        """Return the runs from position `start` on, about as many as a scanned segment holds."""
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM runs WHERE first < ? AND first >= coalesce("
+            "(SELECT max(first) FROM runs WHERE first <= ?), 0) ORDER BY first",
+            (stop, start),
+        )
+        segments: list[Segment] = []
+        blocks = size = 0
+        for row in rows:
+            segment = self._segment(row)
+            first = min(max(start - segment.start, 0), len(segment))
+            last = min(stop - segment.start, len(segment))
+            if first < last:
+                segment = segment.cut(first, last)
+                segments.append(segment)
+                blocks, size = blocks + len(segment), size + len(segment.data)
+            if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
+                break
+        rows.close()
+        return segments
+
+    def _segment(self, row: tuple[Any, ...]) -> Segment:
+        _require_types(self._path, row, (int, bytes, bytes, bytes, bytes))
+        first, headers, hashes, data, offsets = row
+        try:
+            return Segment.from_bytes(first, headers, hashes, data, offsets)
+        except FormatError as error:
+            raise DamagedError(
+                f"{self._path}: the run at block {first} is damaged: {error}"
+            ) from None
+
+
+def _insert(
+    connection: sqlite3.Connection,
+    segment: Segment,
+    keys: Mapping[str, int],
+    head: tuple[int, bytes],
+) -> None:
+    """Write `segment` as rows, and the head that it makes of `head`."""
+    connection.executemany(
+        f"INSERT INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", map(_row, _runs(segment))
+    )
+    if keys:
+        connection.executemany("INSERT INTO keys VALUES (?, ?)", keys.items())
+    moved = connection.execute(
+        "UPDATE head SET length = ?, hash = ? WHERE length = ? AND hash = ?",
+        (segment.stop, segment.hashes[-1].tobytes(), *head),
+    )
+    if moved.rowcount != 1 or segment.start != head[0]:
+        raise sqlite3.IntegrityError("the head is not where this writer left it")
+
+
+def _runs(segment: Segment) -> Iterator[Segment]:
+    """Cut a segment into what goes into a row each."""
+    bounds, first, n = segment.byte_bounds, 0, len(segment)
+    while first < n:
+        limit = int(bounds[first]) + RUN_BYTES
+        last = int(bounds[first + 1 : first + RUN_BLOCKS + 1].searchsorted(limit, "right"))
+        last = first + max(last, 1)
+        yield segment.cut(first, last)
+        first = last
+
+
+def _row(run: Segment) -> tuple[object, ...]:
+    return (run.start, run.headers.data, run.hashes.data, run.data.data, run.offset_bytes())
+
+
+def _joined(segments: list[Segment]) -> Iterator[Segment]:
+    """Join the segments that follow one another and can be joined; the others stay alone."""
+    group: list[Segment] = []
+    for segment in segments:
+        if group and not (
+            segment.is_regular and group[-1].is_regular and group[-1].stop == segment.start
+        ):
+            yield Segment.join(group)
+            group = []
+        group.append(segment)
+    yield Segment.join(group)
+
+
+def _require_types(path: Path, row: tuple[object, ...] | None, types: tuple[type, ...]) -> None:
+    """STRICT tables hold these types; only damage makes them others."""
+    if row is None or tuple(map(type, row)) != types:
+        raise DamagedError(f"{path}: a row is missing or of other types than were written")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ours: the file is damaged, or the world is in the way."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        kind = StoreError if code in _WORLD else DamagedError
+        raise kind(f"{path} cannot be read: {error}") from error
