@@ -1,4 +1,4 @@
-"""Canonical JSON at speed: orjson where it provably agrees with `cairn.core.canonical`, else that.
+r"""Canonical JSON at speed: orjson where it provably agrees with `core.canonical`, else that.
 
 Why the two agree on what the fast path lets through:
 
@@ -10,7 +10,7 @@ Why the two agree on what the fast path lets through:
 - orjson refuses what else we refuse: lone surrogates, integers past 64 bits, keys that are no
   strings. It escapes strings as RFC 8785 does.
 - In a text, equal keys show as a colon too many: orjson keeps the last, and the colons of all
-  others are gone from what it writes. Only an escaped colon (`\\u003a`) could make up for one.
+  others are gone from what it writes. Only an escaped colon (`\u003a`) could make up for one.
 
 Whatever fails one of these takes the slow path, which also words every refusal.
 """
@@ -18,13 +18,14 @@ Whatever fails one of these takes the slow path, which also words every refusal.
 from __future__ import annotations
 
 import re
-from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from cairn.core.canonical import canonical, parse
+from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import EntryError
+from cairn.core.genesis import Limits
 
 _OPTIONS: Final = (
     orjson.OPT_SORT_KEYS
@@ -38,70 +39,77 @@ _ABOVE_BMP: Final = re.compile(rb"[\xf0-\xf4]")
 """Lead byte of a UTF-8 character above U+FFFF."""
 
 
-def encode(value: object, *, depth: int) -> bytes:
-    """Return `cairn.core.canonical.canonical(value, depth=depth)`, faster.
+class Encoder:
+    """Makes canonical JSON of values and texts, within the limits of a ledger."""
 
-    Raises:
-        EntryError: as there.
-    """
-    fast = _encode_fast(value, depth)
-    return canonical(value, depth=depth) if fast is None else fast
+    def __init__(self, limits: Limits) -> None:
+        self._depth = limits.depth
+        self._longest = limits.size - SALT_BYTES
 
+    def value(self, value: object) -> bytes:
+        """Return the canonical JSON of a value, as `core.canonical.canonical` does.
 
-def recode(text: bytes, *, depth: int) -> bytes:
-    """Return the canonical form of one JSON text: `canonical(parse(text), depth=depth)`, faster.
+        Raises:
+            EntryError: as there; or with its salt it is past the size limit.
+        """
+        fast = self._fast(value)
+        return self._bounded(canonical(value, depth=self._depth) if fast is None else fast)
 
-    Raises:
-        EntryError: as `parse` and `canonical` do.
-    """
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        value = parse(text)  # it refuses too, and says why
-        return canonical(value, depth=depth)
-    fast = _encode_fast(value, depth)
-    if fast is None or fast.count(b":") != text.count(b":") or b"\\u003" in text:
-        return canonical(parse(text), depth=depth)
-    return fast
+    def text(self, text: bytes) -> bytes:
+        """Return the canonical form of one JSON text, as `canonical(parse(text))` does.
 
+        Raises:
+            EntryError: as they do; or with its salt it is past the size limit.
+        """
+        try:
+            fast = self._fast(orjson.loads(text))
+        except orjson.JSONDecodeError:
+            fast = None  # the slow path refuses too, and says why
+        if fast is None or fast.count(b":") != text.count(b":") or b"\\u003" in text:
+            fast = canonical(parse(text), depth=self._depth)
+        return self._bounded(fast)
 
-def _encode_fast(value: object, depth: int) -> bytes | None:
-    """Return the canonical form of `value`, or None where orjson might write another."""
-    try:
-        text = orjson.dumps(value, option=_OPTIONS)
-    except TypeError:  # orjson.JSONEncodeError
-        return None
-    if not text.isascii() and _ABOVE_BMP.search(text):
-        return None
-    return text if _agrees(value, depth) else None
+    def _fast(self, value: object) -> bytes | None:
+        """Return the canonical form of `value`, or None where orjson might write another."""
+        try:
+            text = orjson.dumps(value, option=_OPTIONS)
+        except TypeError:  # orjson.JSONEncodeError
+            return None
+        if not text.isascii() and _ABOVE_BMP.search(text):
+            return None
+        return text if _agrees(value, self._depth) else None
+
+    def _bounded(self, text: bytes) -> bytes:
+        if len(text) > self._longest:
+            raise EntryError(
+                f"{len(text)} bytes of canonical JSON are past the limit of this ledger, "
+                f"{self._longest}"
+            )
+        return text
 
 
 def _agrees(value: object, depth: int) -> bool:
     """Whether all of `value` is of the types and numbers that both write alike, level by level."""
-    level: list[object] = [value]
-    while True:
-        types = set(map(type, level))
-        if float in types:
-            types.remove(float)
-            if not all(_agrees_on(item) for item in level if type(item) is float):
-                return False
-        inner = types - _SCALARS
-        if not inner:
-            return True
-        if not inner <= _CONTAINERS or depth == 0:
+    level: list[Any] = [value]
+    while not _SCALARS.issuperset(map(type, level)):
+        if depth == 0:
             return False
         depth -= 1
-        containers = [item for item in level if type(item) in _CONTAINERS]
-        level = list(chain.from_iterable(map(_children, containers)))
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict:
+                below += item.values()
+            elif kind is list:
+                below += item
+            elif kind is float:
+                if not _agrees_on(item):
+                    return False
+            elif kind not in _SCALARS:
+                return False
+        level = below
+    return True
 
 
-def _children(container: object) -> object:
-    return container.values() if type(container) is dict else container
-
-
-def _agrees_on(value: object) -> bool:
-    assert isinstance(value, float)
+def _agrees_on(value: float) -> bool:
     return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
-
-
-__all__ = ["EntryError", "encode", "recode"]

@@ -1,28 +1,30 @@
-"""The ledger: append, extend, read, validate. The embedded product, and what all else is built on."""
+"""The ledger: append, extend, read, validate. What all else is built on."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from threading import Lock
+from threading import Condition
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self, overload
 
-from cairn import encoding
 from cairn.core import rules
 from cairn.core.block import Block
-from cairn.core.entry import SALT_BYTES
+from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import CairnError, EntryError, FormatError, InvalidChainError
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.hasher import Hasher
+from cairn.core.header import Kind
 from cairn.core.rules import Broken, Failure
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary, validate
+from cairn.encoding import Encoder
 from cairn.hashing.portable import HashlibHasher
 from cairn.store.directory import new_directory
 from cairn.store.errors import (
@@ -42,6 +44,8 @@ BATCH_BYTES: Final = 4 * 2**20
 """Bytes of entries that `extend` commits at once, about: bounds what it holds in memory."""
 BATCH_SECONDS: Final = 0.2
 """How long `extend` may hold an entry before it commits, when the next one comes."""
+SALTS_AT_ONCE: Final = 64
+"""Salts drawn from the operating system in one call by `extend`."""
 MAX_KEY: Final = 255
 """Characters of an idempotency key, as HTTP services commonly bound it."""
 
@@ -133,17 +137,17 @@ class Ledger:
     ) -> None:
         """Take over `store`, which holds at least genesis.
 
-        `clock` returns µs since the Unix epoch; `entropy` returns that many random bytes, for salts.
+        `clock` returns µs since the Unix epoch; `entropy(n)` returns n random bytes, for salts.
         """
         self._store = store
         self._clock = clock
         self._entropy = entropy
         self._hasher = hasher or HashlibHasher()
-        self._genesis: Genesis | None = None
-        self._pending: list[_Request] = []  # owned by _pending_lock
-        self._pending_lock = Lock()
-        self._commit_lock = Lock()  # held by the one thread that seals and commits
-        self._tip: _Tip | None = None  # owned by _commit_lock; None: read it from the store
+        # One thread at a time seals and commits; others queue here, and the next takes all.
+        self._turn = Condition()
+        self._committing = False  # owned by _turn
+        self._pending: list[_Request] = []  # owned by _turn
+        self._tip: _Tip | None = None  # owned by who commits; None: read it from the store
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, read_only: bool = False) -> Ledger:
@@ -209,7 +213,7 @@ class Ledger:
                 another value. Nothing was written.
             OutcomeUnknownError: the disk failed; whether the entry is durable is not known.
         """
-        return self._append(self._encode(value), key)
+        return self._append(self._encoder.value(value), key)
 
     def append_json(self, text: bytes | str, *, key: str | None = None) -> Block:
         """Record the value of one JSON text, as `append` does.
@@ -218,7 +222,7 @@ class Ledger:
             EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
             OutcomeUnknownError: as for `append`.
         """
-        return self._append(self._recode(text), key)
+        return self._append(self._encoder.text(_utf8(text)), key)
 
     def extend(self, values: Iterable[object]) -> int:
         """Record many JSON values, a block each; return how many. All are durable.
@@ -231,7 +235,7 @@ class Ledger:
             OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
                 may be.
         """
-        return self._extend(values, self._encode)
+        return self._extend(values, self._encoder.value)
 
     def extend_json(self, texts: Iterable[bytes | str]) -> int:
         """Record the values of many JSON texts, such as the lines of an NDJSON file, as `extend`.
@@ -240,19 +244,16 @@ class Ledger:
             ExtendError: also where a text is not acceptable JSON.
             OutcomeUnknownError: as for `extend`.
         """
-        return self._extend(texts, self._recode)
+        return self._extend(map(_utf8, texts), self._encoder.text)
 
-    @property
+    @cached_property
     def genesis(self) -> Genesis:
         """The rules of this ledger, from block 0.
 
         Raises:
             FormatError: block 0 does not record a genesis (damage).
         """
-        if self._genesis is None:
-            entries = self[0].entries
-            self._genesis = Genesis.from_entry(b"".join(e.to_bytes() for e in entries))
-        return self._genesis
+        return Genesis.from_entry(b"".join(entry.to_bytes() for entry in self[0].entries))
 
     @property
     def id(self) -> str:
@@ -370,7 +371,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the files and of the right to write. Closing twice is fine."""
-        with self._commit_lock:
+        with self._own_turn():
             self._store.close()
 
     def __enter__(self) -> Self:
@@ -384,34 +385,49 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _encode(self, value: object) -> bytes:
-        limits = self.genesis.limits
-        return _bounded(encoding.encode(value, depth=limits.depth), limits)
-
-    def _recode(self, text: bytes | str) -> bytes:
-        limits = self.genesis.limits
-        raw = text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
-        return _bounded(encoding.recode(raw, depth=limits.depth), limits)
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.genesis.limits)
 
     def _append(self, canonical: bytes, key: str | None) -> Block:
-        """Queue one entry; whoever gets the commit lock first seals and commits the whole queue."""
+        """Queue one entry; whoever's turn comes first seals and commits the whole queue."""
         if key is not None and not 1 <= len(key) <= MAX_KEY:
             raise EntryError(f"a key has 1 to {MAX_KEY} characters, found {len(key)}")
         request = _Request(canonical, key)
-        with self._pending_lock:
+        with self._turn:
             self._pending.append(request)
-        with self._commit_lock:
-            if not request.done:
-                self._commit_pending()
+            self._turn.wait_for(lambda: request.done or not self._committing)
+            mine = not request.done
+            if mine:
+                requests, self._pending, self._committing = self._pending, [], True
+        if mine:
+            try:
+                self._commit_all(requests)
+            finally:
+                self._end_turn()
         if request.error is not None:
             raise request.error
         assert request.block is not None
         return request.block
 
-    def _commit_pending(self) -> None:
-        """Commit every queued request at once, and leave each a block or an error."""
-        with self._pending_lock:
-            requests, self._pending = self._pending, []
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """Wait until no other thread commits, and keep them waiting."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._committing)
+            self._committing = True
+        try:
+            yield
+        finally:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        with self._turn:
+            self._committing = False
+            self._turn.notify_all()
+
+    def _commit_all(self, requests: list[_Request]) -> None:
+        """Commit the requests at once, and leave each a block or an error."""
         fresh: list[_Request] = []
         try:
             for request in requests:
@@ -434,10 +450,23 @@ class Ledger:
                 request.done = True
 
     def _commit_requests(self, requests: list[_Request]) -> None:
-        length = self._read_tip().length
-        keys = {r.key: length + i for i, r in enumerate(requests) if r.key is not None}
-        segment = self._commit([request.canonical for request in requests], keys)
-        for request, block in zip(requests, segment.blocks(), strict=True):
+        """Seal the requests as blocks: a few at a time, this is quicker than as columns."""
+        tip = self._read_tip()
+        timestamp = max(self._clock(), tip.timestamp)
+        blocks, keys, previous_hash = [], {}, tip.hash
+        for index, request in enumerate(requests, start=tip.length):
+            entry = Entry(self._entropy(SALT_BYTES), request.canonical)
+            block = Block.of(
+                Kind.VALUE, entry, index=index, previous_hash=previous_hash, timestamp=timestamp
+            )
+            blocks.append(block)
+            previous_hash = block.stored_hash
+            if request.key is not None:
+                keys[request.key] = index
+        self._tip = None  # until the store has it
+        self._store.append(Segment.from_blocks(blocks), keys)
+        self._tip = _Tip(tip.length + len(blocks), previous_hash, timestamp)
+        for request, block in zip(requests, blocks, strict=True):
             request.block = block
 
     def _recall(self, request: _Request, fresh: list[_Request]) -> bool:
@@ -456,58 +485,49 @@ class Ledger:
         return (request.block or request.same or request.error) is not None
 
     def _extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
-        durable = size = 0
-        batch: list[bytes] = []
-        began = time.monotonic()
+        durable = 0
         try:
-            for item in items:
-                batch.append(encode(item))
-                size += len(batch[-1])
-                waited = time.monotonic() - began
-                if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or waited >= BATCH_SECONDS:
-                    full, batch, size, began = batch, [], 0, began + waited
-                    durable += self._commit_batch(full, durable)
-        except OutcomeUnknownError:
-            raise
-        except BaseException as error:
-            durable += self._commit_batch(batch, durable)
-            if isinstance(error, EntryError):
-                raise ExtendError(durable, error) from error
-            error.add_note(f"the {durable} items before are durable")
-            raise
-        return durable + self._commit_batch(batch, durable)
-
-    def _commit_batch(self, batch: list[bytes], durable: int) -> int:
-        try:
-            with self._commit_lock:
-                if batch:
-                    self._commit(batch, {})
+            for batch in _batches(self._entries(items, encode)):
+                with self._own_turn():
+                    durable += self._commit_entries(batch)
+        except EntryError as error:
+            raise ExtendError(durable, error) from error
         except OutcomeUnknownError as error:
             error.durable = durable
             raise
-        return len(batch)
+        except BaseException as error:
+            error.add_note(f"the {durable} items before are durable")
+            raise
+        return durable
 
-    def _commit(self, canonicals: list[bytes], keys: Mapping[str, int]) -> Segment:
-        """Seal one value block each and make them durable. Requires the commit lock."""
+    def _entries(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> Iterator[bytes]:
+        """Yield each item as entry bytes, salt ‖ canonical JSON."""
+        salts = b""
+        for item in items:
+            canonical = encode(item)
+            if not salts:
+                salts = self._entropy(SALT_BYTES * SALTS_AT_ONCE)
+            # Joined at once: the encoder's own buffers are large, and keeping thousands is slow.
+            yield salts[:SALT_BYTES] + canonical
+            salts = salts[SALT_BYTES:]
+
+    def _commit_entries(self, entries: list[bytes]) -> int:
+        """Seal the entries as columns and make them durable. Requires the turn."""
         tip = self._read_tip()
-        salts = self._entropy(SALT_BYTES * len(canonicals))
         segment = Segment.seal(
-            [
-                salts[i * SALT_BYTES : (i + 1) * SALT_BYTES] + canonical
-                for i, canonical in enumerate(canonicals)
-            ],
+            entries,
             start=tip.length,
             previous_hash=tip.hash,
             timestamp=max(self._clock(), tip.timestamp),
             hasher=self._hasher,
         )
         self._tip = None  # until the store has it
-        self._store.append(segment, keys)
+        self._store.append(segment, {})
         self._tip = _tip_of(segment)
-        return segment
+        return len(segment)
 
     def _read_tip(self) -> _Tip:
-        """Return what the next block follows. Requires the commit lock."""
+        """Return what the next block follows. Requires the turn."""
         if self._tip is None:
             length = len(self)
             *_, segment = self._store.scan(length - 1, length)
@@ -539,15 +559,35 @@ class Ledger:
             raise InvalidChainError(failure)
 
 
+def _batches(entries: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the entries in batches to commit; before an error of theirs, what there is."""
+    batch: list[bytes] = []
+    size, began = 0, time.monotonic()
+    try:
+        for entry in entries:
+            batch.append(entry)
+            size += len(entry)
+            waited = time.monotonic() - began
+            if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or waited >= BATCH_SECONDS:
+                yield batch
+                batch, size, began = [], 0, time.monotonic()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
+
+
+def _utf8(text: bytes | str) -> bytes:
+    """Return `text` as bytes; a lone surrogate becomes bad UTF-8, which parsing refuses."""
+    return text.encode(errors="surrogatepass") if isinstance(text, str) else text
+
+
 def _occupied(path: Path) -> bool:
     return path.exists() and (not path.is_dir() or any(path.iterdir()))
-
-
-def _bounded(canonical: bytes, limits: Limits) -> bytes:
-    size = SALT_BYTES + len(canonical)
-    if size > limits.size:
-        raise EntryError(f"an entry of {size} bytes with its salt is past the limit, {limits.size}")
-    return canonical
 
 
 def _tip_of(segment: Segment) -> _Tip:

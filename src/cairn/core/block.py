@@ -45,6 +45,26 @@ class Block:
     """32 bytes, as stored beside the header; `header.hash` is the computed one."""
     entries: tuple[Entry, ...]
 
+    @classmethod
+    def of(
+        cls, kind: Kind, entry: Entry, *, index: int, previous_hash: bytes, timestamp: int
+    ) -> Block:
+        """Seal one entry, of a user or a record of the ledger, in a block.
+
+        It links to `previous_hash` (32 bytes); `timestamp` is in µs since the Unix epoch.
+        """
+        size, data_root = len(entry.salt) + len(entry.canonical), entry.id
+        header = Header(
+            kind=kind,
+            index=index,
+            previous_hash=previous_hash,
+            timestamp=timestamp,
+            count=1,
+            size=size,
+            data_root=data_root,
+        )
+        return cls(header, header.hash, (entry,))
+
     @property
     def index(self) -> int:
         """Position in the chain; genesis is 0."""

@@ -10,7 +10,7 @@ from cairn.core.block import Block
 from cairn.core.canonical import DEFAULT_DEPTH, canonical, parse
 from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import EntryError, FormatError
-from cairn.core.header import FORMAT_VERSION, NO_HASH, Header, Kind
+from cairn.core.header import FORMAT_VERSION, NO_HASH, Kind
 
 MAX_DEPTH: Final = 256
 """Containers inside one another that any Python stack can take."""
@@ -134,13 +134,4 @@ class Genesis:
         ledger its own even when name and message are equal.
         """
         entry = Entry(salt, canonical(self.to_value()))
-        header = Header(
-            kind=Kind.RECORD,
-            index=0,
-            previous_hash=NO_HASH,
-            timestamp=timestamp,
-            count=1,
-            size=len(entry.to_bytes()),
-            data_root=entry.id,
-        )
-        return Block(header, header.hash, (entry,))
+        return Block.of(Kind.RECORD, entry, index=0, previous_hash=NO_HASH, timestamp=timestamp)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,9 @@ from cairn.core.errors import FormatError
 from cairn.core.hasher import Hasher
 from cairn.core.header import (
     DATA_ROOT,
-    FORMAT_VERSION,
     HEADER_BYTES,
     HEADER_DTYPE,
+    NO_HASH,
     Header,
     Kind,
 )
@@ -74,13 +75,12 @@ class Segment:
     def from_blocks(cls, blocks: Sequence[Block]) -> Segment:
         """Lay out `blocks` (at least one) as columns; the first one's index is the start."""
         entries = [entry.to_bytes() for block in blocks for entry in block.entries]
-        offsets = np.cumsum([0, *map(len, entries)], dtype=np.uint64)
         return cls(
             blocks[0].index,
             _rows(b"".join(block.header.pack() for block in blocks), HEADER_BYTES),
             _rows(b"".join(block.stored_hash for block in blocks), HASH_BYTES),
             np.frombuffer(b"".join(entries), np.uint8),
-            offsets,
+            np.fromiter(accumulate(map(len, entries), initial=0), np.uint64),
         )
 
     @classmethod
@@ -116,19 +116,25 @@ class Segment:
         The first is at position `start` and links to `previous_hash`; `timestamp` is in µs and the
         same for all: they are sealed at once.
         """
-        offsets = np.zeros(len(entries) + 1, np.int64)
+        n = len(entries)
+        offsets = np.zeros(n + 1, np.int64)
         np.cumsum([len(entry) for entry in entries], out=offsets[1:])
+        starts, stops = offsets[:-1], offsets[1:]
         data = np.frombuffer(b"".join(entries), np.uint8)
-        headers = np.zeros((len(entries), HEADER_BYTES), np.uint8)
+        template = Header(
+            kind=Kind.VALUE,
+            index=0,
+            previous_hash=NO_HASH,
+            timestamp=timestamp,
+            count=1,
+            size=0,
+            data_root=NO_HASH,
+        )
+        headers = np.frombuffer(bytearray(template.pack() * n), np.uint8).reshape(n, HEADER_BYTES)
         fields = headers.view(HEADER_DTYPE).reshape(-1)
-        fields["version"] = FORMAT_VERSION
-        fields["kind"] = Kind.VALUE
-        fields["index"] = np.arange(start, start + len(entries))
-        fields["timestamp"] = timestamp
-        fields["count"] = 1
-        fields["size"] = np.diff(offsets)
-        roots = hasher.leaf_hashes(data, offsets[:-1], offsets[1:])
-        headers[:, DATA_ROOT] = roots
+        fields["index"] = np.arange(start, start + n)
+        fields["size"] = stops - starts
+        headers[:, DATA_ROOT] = hasher.leaf_hashes(data, starts, stops)
         hashes = hasher.link(headers, previous_hash)
         return cls(start, headers, hashes, data, offsets.astype(np.uint64))
 

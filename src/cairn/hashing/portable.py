@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from cairn.core.header import HEADER_BYTES, LINK
+from cairn.core.header import LINK
 from cairn.core.merkle import HASH_BYTES
 
 
@@ -27,17 +27,18 @@ class HashlibHasher:
 
     def link(self, headers: NDArray[np.uint8], previous_hash: bytes) -> NDArray[np.uint8]:
         """See `Hasher.link`."""
-        before, after = slice(0, LINK.start), slice(LINK.stop, HEADER_BYTES)
-        rows = headers.tobytes()
-        digests = []
-        link = previous_hash
-        for at in range(0, len(rows), HEADER_BYTES):
-            row = rows[at : at + HEADER_BYTES]
-            digests.append(link)
-            link = sha256(b"\x00" + row[before] + link + row[after]).digest()
-        digests.append(link)
+        before, after = _byte_rows(headers[:, : LINK.start]), _byte_rows(headers[:, LINK.stop :])
+        digests = [previous_hash]
+        for head, tail in zip(before, after, strict=True):
+            digests.append(sha256(b"\x00" + head + digests[-1] + tail).digest())
         headers[:, LINK] = _rows(digests[:-1])
         return _rows(digests[1:])
+
+
+def _byte_rows(columns: NDArray[np.uint8]) -> list[bytes]:
+    """Return each row of `(n, width) uint8` as bytes."""
+    rows: list[bytes] = np.ascontiguousarray(columns).view(f"V{columns.shape[1]}").ravel().tolist()
+    return rows
 
 
 def _rows(digests: list[bytes]) -> NDArray[np.uint8]:

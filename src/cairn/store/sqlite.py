@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from cairn.core.block import Block
 from cairn.core.errors import FormatError
-from cairn.core.header import NO_HASH
+from cairn.core.header import LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.store.directory import WriterLock
@@ -41,12 +41,15 @@ FILE_NAME: Final = "tail.sqlite"
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
 SCHEMA_VERSION: Final = 1
 
+_COLUMNS: Final = "first, hashes, headers, offsets, data"
+_APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+
 SCHEMA: Final = f"""
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE runs (      -- consecutive blocks as the columns of a segment
     first INTEGER PRIMARY KEY,  -- position of the first block
-    hashes BLOB NOT NULL,       -- n x 32 bytes; first of the columns, so that a search reads no other
+    hashes BLOB NOT NULL,       -- n x 32 bytes; first, so that a search reads nothing else
     headers BLOB NOT NULL,      -- n x 104 bytes
     offsets BLOB NOT NULL,      -- (m + 1) x 8 bytes, big-endian
     data BLOB NOT NULL          -- m entries end to end
@@ -55,6 +58,15 @@ CREATE TABLE head (      -- one row: where the chain ends, written with every ap
     length INTEGER NOT NULL,
     hash BLOB NOT NULL
 ) STRICT;
+CREATE VIEW appends AS SELECT {_COLUMNS} FROM runs;
+CREATE TRIGGER append INSTEAD OF INSERT ON appends BEGIN  -- the only way that Cairn writes
+    SELECT RAISE(ABORT, 'the blocks do not follow the recorded head') FROM head
+        WHERE new.first <> length OR substr(new.headers, {LINK.start + 1}, {HASH_BYTES}) <> hash;
+    INSERT INTO runs ({_COLUMNS})
+        VALUES (new.first, new.hashes, new.headers, new.offsets, new.data);
+    UPDATE head SET length = new.first + length(new.hashes) / {HASH_BYTES},
+        hash = substr(new.hashes, -{HASH_BYTES});
+END;
 CREATE TABLE keys (      -- what retries with a key have already recorded
     key TEXT PRIMARY KEY,
     position INTEGER NOT NULL
@@ -69,12 +81,11 @@ SCAN_BLOCKS: Final = 8192
 """Blocks in a scanned segment, about: enough to make the cost of a segment small."""
 SCAN_BYTES: Final = 8 * 2**20
 """Bytes in a scanned segment, about: fits a cache, and bounds memory."""
-LOG_PAGES: Final = 4096
+LOG_PAGES: Final = 1000
 """Pages of 4 KiB in the write-ahead log before it is moved into the database: 16 MiB."""
 BUSY_SECONDS: Final = 10.0
 """How long to wait for a lock inside SQLite; only programs that are not Cairn make us wait."""
 
-_COLUMNS: Final = "first, headers, hashes, data, offsets"
 _WORLD: Final = frozenset(
     {
         sqlite3.SQLITE_PERM,
@@ -109,13 +120,11 @@ class SqliteStore:
         self._write_lock, self._read_lock = RLock(), RLock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._head = (0, NO_HASH)  # owned by the write lock; what the writer last made durable
         try:
             if read_only:
                 self.head()
             else:
-                with _reading(self._path):
-                    self._connect_writer()
+                self._connect_writer()
         except BaseException:
             self.close()
             raise
@@ -129,16 +138,14 @@ class SqliteStore:
         with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
-            connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
-            _insert(connection, first, {}, (0, NO_HASH))
-            connection.execute("COMMIT")
+            _insert(connection, first, {})
 
     def head(self) -> Head:
         """See `Store.head`."""
         row = self._read_one(
-            "SELECT length, hash, coalesce("
-            "(SELECT first + length(hashes) / ? FROM runs ORDER BY first DESC LIMIT 1), 0) FROM head",
+            "SELECT length, hash, coalesce((SELECT first + length(hashes) / ? FROM runs"
+            " ORDER BY first DESC LIMIT 1), 0) FROM head",
             (HASH_BYTES,),
         )
         _require_types(self._path, row, (int, bytes, int))
@@ -175,21 +182,19 @@ class SqliteStore:
         with self._write_lock:
             if self._lock is None or self._closed:
                 raise ReadOnlyError(f"{self._directory} is not open for writing")
-            with _reading(self._path):
-                connection = self._connect_writer()
+            connection = self._writer or self._connect_writer()
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                _insert(connection, segment, keys, self._head)
-                connection.execute("COMMIT")
+                _insert(connection, segment, keys)
             except BaseException as error:
                 self._drop_writer()
+                if isinstance(error, sqlite3.IntegrityError):
+                    raise StoreError(f"{self._path}: {error}; nothing was written") from error
                 if isinstance(error, sqlite3.Error | OSError | MemoryError):
                     raise OutcomeUnknownError(
                         f"writing to {self._path} failed ({error}); blocks {segment.start} to "
                         f"{segment.stop - 1} may or may not be durable"
                     ) from error
                 raise
-            self._head = (segment.stop, segment.hashes[-1].tobytes())
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
         """See `Store.scan`."""
@@ -204,15 +209,18 @@ class SqliteStore:
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`."""
-        with _reading(self._path), closing(self._connect_reader()) as source:
-            with closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copy:
-                source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
-                source.execute("SELECT length FROM head").fetchone()
-                source.backup(
-                    copy,
-                    pages=LOG_PAGES,
-                    progress=lambda _, left, total: progress(total - left, total),
-                )
+        with (
+            _reading(self._path),
+            closing(self._connect_reader()) as source,
+            closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copy,
+        ):
+            source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
+            source.execute("SELECT length FROM head").fetchone()
+            source.backup(
+                copy,
+                pages=LOG_PAGES,
+                progress=lambda _, left, total: progress(total - left, total),
+            )
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -227,25 +235,24 @@ class SqliteStore:
 
     def _connect_writer(self) -> sqlite3.Connection:
         """Return the writer's connection; opening it is also all there is to recovery."""
-        if self._writer is not None:
-            return self._writer
         connection = self._open("rw")
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            if mode != "wal":
-                raise StoreError(f"{self._path} cannot be put into WAL mode (it is {mode!r})")
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
-            connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-            # Rewrites and fsyncs what a crash or a failed fsync may have left in memory only.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            row = connection.execute("SELECT length, hash FROM head").fetchone()
-            _require_types(self._path, row, (int, bytes))
+            with _reading(self._path):
+                self._recover(connection)
         except BaseException:
             connection.close()
             raise
-        self._writer, self._head = connection, row
+        self._writer = connection
         return connection
+
+    @staticmethod
+    def _recover(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        # Rewrites and fsyncs what a crash or a failed fsync may have left in memory only.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _drop_writer(self) -> None:
         if self._writer is not None:
@@ -275,17 +282,19 @@ class SqliteStore:
                 connection.execute("PRAGMA cell_size_check = ON")
                 (application,) = connection.execute("PRAGMA application_id").fetchone()
                 (version,) = connection.execute("PRAGMA user_version").fetchone()
-                if application != APPLICATION_ID:
-                    raise DamagedError(f"{self._path} is a database, but not a ledger")
-                if version != SCHEMA_VERSION:
-                    raise StoreError(
-                        f"{self._path} has schema {version}; this version of Cairn reads "
-                        f"{SCHEMA_VERSION}"
-                    )
+                self._require_schema(application, version)
             except BaseException:
                 connection.close()
                 raise
             return connection
+
+    def _require_schema(self, application: int, version: int) -> None:
+        if application != APPLICATION_ID:
+            raise DamagedError(f"{self._path} is a database, but not a ledger")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self._path} has schema {version}; this version of Cairn reads {SCHEMA_VERSION}"
+            )
 
     def _read_connection(self) -> sqlite3.Connection:
         if self._reader is None:
@@ -322,38 +331,32 @@ class SqliteStore:
 
     def _segment(self, row: tuple[Any, ...]) -> Segment:
         _require_types(self._path, row, (int, bytes, bytes, bytes, bytes))
-        first, headers, hashes, data, offsets = row
+        first, hashes, headers, offsets, data = row
         try:
             return Segment.from_bytes(first, headers, hashes, data, offsets)
         except FormatError as error:
-            raise DamagedError(
-                f"{self._path}: the run at block {first} is damaged: {error}"
-            ) from None
+            raise DamagedError(f"{self._path}: damaged run at block {first}: {error}") from None
 
 
-def _insert(
-    connection: sqlite3.Connection,
-    segment: Segment,
-    keys: Mapping[str, int],
-    head: tuple[int, bytes],
-) -> None:
-    """Write `segment` as rows, and the head that it makes of `head`."""
-    connection.executemany(
-        f"INSERT INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)", map(_row, _runs(segment))
-    )
-    if keys:
-        connection.executemany("INSERT INTO keys VALUES (?, ?)", keys.items())
-    moved = connection.execute(
-        "UPDATE head SET length = ?, hash = ? WHERE length = ? AND hash = ?",
-        (segment.stop, segment.hashes[-1].tobytes(), *head),
-    )
-    if moved.rowcount != 1 or segment.start != head[0]:
-        raise sqlite3.IntegrityError("the head is not where this writer left it")
+def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str, int]) -> None:
+    """Write `segment` and `keys` in one transaction."""
+    rows = list(map(_row, _runs(segment)))
+    if len(rows) == 1 and not keys:  # a statement is a transaction
+        connection.execute(_APPEND, rows[0])
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(_APPEND, rows)
+    connection.executemany("INSERT INTO keys VALUES (?, ?)", keys.items())
+    connection.execute("COMMIT")
 
 
 def _runs(segment: Segment) -> Iterator[Segment]:
     """Cut a segment into what goes into a row each."""
-    bounds, first, n = segment.byte_bounds, 0, len(segment)
+    n = len(segment)
+    if n == 1 or (n <= RUN_BLOCKS and len(segment.data) <= RUN_BYTES):
+        yield segment
+        return
+    bounds, first = segment.byte_bounds, 0
     while first < n:
         limit = int(bounds[first]) + RUN_BYTES
         last = int(bounds[first + 1 : first + RUN_BLOCKS + 1].searchsorted(limit, "right"))
@@ -363,7 +366,7 @@ def _runs(segment: Segment) -> Iterator[Segment]:
 
 
 def _row(run: Segment) -> tuple[object, ...]:
-    return (run.start, run.headers.data, run.hashes.data, run.data.data, run.offset_bytes())
+    return (run.start, run.hashes.data, run.headers.data, run.offset_bytes(), run.data.data)
 
 
 def _joined(segments: list[Segment]) -> Iterator[Segment]:
