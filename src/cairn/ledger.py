@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -187,7 +187,9 @@ class Ledger:
         genesis = genesis or Genesis(name=path.absolute().stem[:255] or "ledger")
         block = genesis.block(timestamp=now_us(), salt=os.urandom(SALT_BYTES))
         with new_directory(path) as directory:
-            SqliteStore.create(directory, Segment.from_blocks([block]))
+            SqliteStore.create(directory)
+            with closing(SqliteStore(directory)) as store:
+                store.append(Segment.from_blocks(0, [block]), {})
         return cls.open(path)
 
     @classmethod
@@ -200,7 +202,7 @@ class Ledger:
     ) -> Ledger:
         """Return a new ledger that is gone when it is: for tests and teaching."""
         block = (genesis or Genesis()).block(timestamp=clock(), salt=entropy(SALT_BYTES))
-        return cls(MemoryStore(Segment.from_blocks([block])), clock=clock, entropy=entropy)
+        return cls(MemoryStore(Segment.from_blocks(0, [block])), clock=clock, entropy=entropy)
 
     def append(self, value: object, *, key: str | None = None) -> Block:
         """Record one JSON value; return its block, durable.
@@ -253,7 +255,7 @@ class Ledger:
         Raises:
             FormatError: block 0 does not record a genesis (damage).
         """
-        return Genesis.from_entry(b"".join(entry.to_bytes() for entry in self[0].entries))
+        return Genesis.of(self[0])
 
     @property
     def id(self) -> str:
@@ -464,7 +466,7 @@ class Ledger:
             if request.key is not None:
                 keys[request.key] = index
         self._tip = None  # until the store has it
-        self._store.append(Segment.from_blocks(blocks), keys)
+        self._store.append(Segment.from_blocks(tip.length, blocks), keys)
         self._tip = _Tip(tip.length + len(blocks), previous_hash, timestamp)
         for request, block in zip(requests, blocks, strict=True):
             request.block = block

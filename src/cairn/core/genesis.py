@@ -112,13 +112,13 @@ class Genesis:
         )
 
     @classmethod
-    def from_entry(cls, entry: bytes) -> Genesis:
-        """Read the entry bytes (salt ‖ canonical JSON) of a genesis block.
+    def of(cls, block: Block) -> Genesis:
+        """Read what a genesis block records.
 
         Raises:
             FormatError: not a genesis, or its JSON is not canonical.
         """
-        text = Entry.from_bytes(entry).canonical
+        text = b"".join(entry.canonical for entry in block.entries)
         try:
             value = parse(text)
             if canonical(value, depth=MAX_DEPTH) != text:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
+from cairn.core.block import Block
+from cairn.core.entry import Entry
 from cairn.core.errors import FormatError
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.header import FORMAT_VERSION, LIMIT_63, NO_HASH, Header, Kind
@@ -162,7 +164,7 @@ def check_genesis(block: Stored) -> Broken | None:
     if block.position > 0:
         return None
     try:
-        Genesis.from_entry(b"".join(block.entries))
+        Genesis.of(Block(block.header, block.hash, tuple(map(Entry.from_bytes, block.entries))))
     except FormatError as error:
         return Broken("a genesis of format 1", str(error), "the ledger's own rules are unreadable")
     return None

@@ -72,11 +72,11 @@ class Segment:
         )
 
     @classmethod
-    def from_blocks(cls, blocks: Sequence[Block]) -> Segment:
-        """Lay out `blocks` (at least one) as columns; the first one's index is the start."""
+    def from_blocks(cls, start: int, blocks: Sequence[Block]) -> Segment:
+        """Lay out `blocks` (at least one) as columns, the first at position `start`."""
         entries = [entry.to_bytes() for block in blocks for entry in block.entries]
         return cls(
-            blocks[0].index,
+            start,
             _rows(b"".join(block.header.pack() for block in blocks), HEADER_BYTES),
             _rows(b"".join(block.stored_hash for block in blocks), HASH_BYTES),
             np.frombuffer(b"".join(entries), np.uint8),

@@ -130,8 +130,8 @@ class SqliteStore:
             raise
 
     @classmethod
-    def create(cls, directory: Path, first: Segment) -> None:
-        """Make a store in the empty directory `directory` that holds `first`, from genesis on.
+    def create(cls, directory: Path) -> None:
+        """Make a store with no block in the empty directory `directory`.
 
         Not durable by itself: `new_directory` makes it so, with the name.
         """
@@ -139,7 +139,6 @@ class SqliteStore:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(SCHEMA)
             connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
-            _insert(connection, first, {})
 
     def head(self) -> Head:
         """See `Store.head`."""

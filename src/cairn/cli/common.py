@@ -1,0 +1,81 @@
+"""What the commands share: the --ledger option, exit codes, a progress bar."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from cairn.core.errors import CairnError, FormatError, InvalidChainError
+from cairn.store.errors import DamagedError
+
+NOT_VALID: Final = 1
+"""Exit code: the ledger, or what was imported, is not valid or is damaged."""
+MISUSED: Final = 2
+"""Exit code: used wrongly, absent, locked or not permitted."""
+
+ledger_option: Final[Callable[[Any], Any]] = click.option(
+    "--ledger",
+    "directory",
+    type=click.Path(path_type=Path),
+    envvar="CAIRN_LEDGER",
+    default="cairn-data",
+    show_default="$CAIRN_LEDGER, else ./cairn-data",
+    metavar="DIR",
+    help="The ledger's directory.",
+)
+
+
+class Failed(click.ClickException):
+    """Ends the command with a message on standard error, and exit code 2."""
+
+    exit_code = MISUSED
+
+
+class Invalid(Failed):
+    """The same, for a ledger that is not valid."""
+
+    exit_code = NOT_VALID
+
+
+class Commands(click.Group):
+    """Turns the errors that Cairn raises on purpose into messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click knows: whoever read our output has seen enough
+        except (InvalidChainError, DamagedError, FormatError) as error:
+            raise Invalid(str(error)) from error
+        except (CairnError, OSError) as error:
+            raise Failed(str(error)) from error
+
+
+@contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with how much is done; draws a bar if a person is watching.
+
+    `total` is in the same unit; None where it is not known.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

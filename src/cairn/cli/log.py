@@ -1,0 +1,107 @@
+"""The log command: history for people, a line a block."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import get_terminal_size
+from typing import Final
+
+import click
+
+from cairn.cli.common import ledger_option
+from cairn.core.block import Block
+from cairn.ledger import Ledger, now_us
+
+FOLLOW_SECONDS: Final = 0.2
+"""Between looks for new blocks: soon enough for a person, cheap enough to leave running."""
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Moment(click.ParamType[int]):
+    """A point in time, in µs since the Unix epoch."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        """Read an RFC 3339 time or date (UTC unless it says otherwise), or an age such as 2h."""
+        if isinstance(value, int):
+            return value
+        if age := re.fullmatch(r"(\d+)([smhd])", value):
+            span = timedelta(**{_UNITS[age[2]]: int(age[1])})
+            return now_us() - span // timedelta(microseconds=1)
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a time (2026-01-31, RFC 3339) nor an age (2h)")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+@click.command()
+@click.option(
+    "--since", type=Moment(), help="Blocks at or after TIME: RFC 3339, a date, or 2h ago."
+)
+@click.option("--until", type=Moment(), help="Blocks before TIME.")
+@click.option("--grep", type=re.compile, metavar="REGEX", help="Blocks whose JSON data matches.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with blocks as they are appended.")
+@click.option("--json", "as_json", is_flag=True, help="Print each block's JSON view, a line each.")
+@ledger_option
+def log(
+    directory: Path,
+    since: int | None,
+    until: int | None,
+    grep: re.Pattern[str] | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """List blocks, oldest first: index, time, hash, kind and data."""
+    show = Block.to_json if as_json else _table_row()
+    with Ledger.open(directory, read_only=True) as ledger:
+        start = 0 if since is None else _first_at(ledger, since)
+        for block in _blocks(ledger, start, follow=follow):
+            if until is not None and block.header.timestamp >= until:
+                return
+            if grep is None or grep.search(block.data_json().decode(errors="replace")):
+                click.echo(show(block))
+
+
+def _first_at(ledger: Ledger, timestamp: int) -> int:
+    """Return the position of the first block at or after `timestamp` (µs); times never fall."""
+    return bisect_left(range(len(ledger)), timestamp, key=lambda i: ledger[i].header.timestamp)
+
+
+def _blocks(ledger: Ledger, start: int, *, follow: bool) -> Iterator[Block]:
+    while True:
+        for segment in ledger.scan(start):
+            yield from segment.blocks()
+            start = segment.stop
+        if not follow:
+            return
+        sys.stdout.flush()
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _table_row() -> Callable[[Block], str]:
+    """Print the table's heading; return what makes a row of a block."""
+    form = "{:>9}  {:<20}  {:<12}  {:<6}  {}"
+    click.echo(form.format("index", "time (UTC)", "hash", "kind", "data"))
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+
+    def row(block: Block) -> str:
+        seconds = block.timestamp.partition(".")[0] + "Z"
+        # Whatever was recorded, a row is one line and cannot drive the terminal.
+        data = re.sub(
+            r"[^\x20-\x7e\xa0-\U0010ffff]", "�", block.data_json().decode(errors="replace")
+        )
+        return form.format(block.index, seconds, block.hash[:12], block.kind, data)[:width]
+
+    return row

@@ -1,0 +1,25 @@
+"""The group that all commands are in."""
+
+from __future__ import annotations
+
+import click
+
+from cairn.cli.common import Commands
+from cairn.cli.demo import demo
+from cairn.cli.log import log
+from cairn.cli.read import backup, export, show, validate
+from cairn.cli.write import add, import_, init
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="cairn-ledger", message="cairn %(version)s")
+def main() -> None:
+    """Keep a tamper-evident ledger: append JSON, validate the whole chain.
+
+    Exit codes: 0 fine; 1 the ledger is not valid or is damaged; 2 used wrongly, absent, locked or
+    not permitted.
+    """
+
+
+for command in (init, add, show, log, validate, export, import_, backup, demo):
+    main.add_command(command)

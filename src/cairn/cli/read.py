@@ -1,0 +1,94 @@
+"""Commands that read: show, validate, export, backup."""
+
+from __future__ import annotations
+
+import json
+from io import TextIOWrapper
+from pathlib import Path
+
+import click
+
+from cairn.cli.common import NOT_VALID, ledger_option, progress
+from cairn.core.canonical import parse
+from cairn.exchange import export_lines
+from cairn.ledger import Ledger, Report
+from cairn.store.errors import NoSuchBlockError
+
+HASH_DIGITS = 64
+
+
+@click.command()
+@click.argument("block", metavar="INDEX|HASH")
+@ledger_option
+def show(directory: Path, block: str) -> None:
+    """Print one block as JSON, by its index or its hash."""
+    with Ledger.open(directory, read_only=True) as ledger:
+        if len(block) == HASH_DIGITS:
+            found = ledger.find(block)
+        elif block.isdecimal():
+            found = ledger[int(block)]
+        else:
+            raise click.BadParameter(f"{block!r} is neither an index nor a hash")
+        if found is None:
+            raise NoSuchBlockError(f"there is no block with hash {block}")
+        click.echo(json.dumps(parse(found.to_json()), indent=2, ensure_ascii=False))
+
+
+@click.command()
+@click.option(
+    "--all", "every", is_flag=True, help="Report every failing block, not the first only."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@ledger_option
+@click.pass_context
+def validate(ctx: click.Context, directory: Path, every: bool, as_json: bool) -> None:
+    """Read the whole ledger again and check every rule, from genesis to head."""
+    with (
+        Ledger.open(directory, read_only=True) as ledger,
+        progress("validating", len(ledger)) as show_done,
+    ):
+        report = ledger.validate(all=every, progress=lambda total: show_done(total.stop))
+    if as_json:
+        value = report.to_value()
+        if every:
+            value["failures"] = [failure.to_value() for failure in report.failures]
+        click.echo(json.dumps(value))
+    else:
+        click.echo(_in_words(report))
+    ctx.exit(0 if report.valid else NOT_VALID)
+
+
+@click.command()
+@click.option("-o", "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-")
+@ledger_option
+def export(directory: Path, output: TextIOWrapper) -> None:
+    """Write every block's JSON view, a line each, to standard output or a file."""
+    with (
+        Ledger.open(directory, read_only=True) as ledger,
+        progress("exporting", len(ledger)) as show_done,
+    ):
+        for done, line in enumerate(export_lines(ledger), start=1):
+            output.write(line + "\n")
+            show_done(done)
+
+
+@click.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="DIR")
+@ledger_option
+def backup(directory: Path, target: Path) -> None:
+    """Copy the ledger to DIR, consistent, also while a writer works."""
+    with (
+        Ledger.open(directory, read_only=True) as ledger,
+        progress("copying", 100) as show_percent,
+    ):
+        ledger.backup(target, progress=lambda done, total: show_percent(100 * done // (total or 1)))
+    with Ledger.open(target, read_only=True) as copy:
+        click.echo(f"copied {len(copy)} blocks to {target}; head {copy.head.hash}")
+
+
+def _in_words(report: Report) -> str:
+    speed = f"{report.blocks / report.seconds:,.0f} blocks/s" if report.seconds else "no time"
+    checked = f"{report.blocks} blocks, {report.bytes} bytes in {report.seconds:.3f} s ({speed})"
+    if report.valid:
+        return f"valid: {checked}"
+    return "\n".join([f"NOT VALID: {checked}", *(failure.message for failure in report.failures)])

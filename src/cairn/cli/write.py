@@ -1,0 +1,98 @@
+"""Commands that write: init, add, import."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import click
+
+from cairn.cli.common import Failed, ledger_option, progress
+from cairn.core.errors import FormatError
+from cairn.core.genesis import Genesis
+from cairn.exchange import import_chain
+from cairn.ledger import ExtendError, Ledger
+
+CHUNK: Final = 2**20
+"""Bytes read at once. What a pipe has ready is recorded before more is waited for."""
+MAX_LINE: Final = 2**26
+"""Bytes of one input line: 64 MiB, four times what an entry may have by default."""
+
+
+@click.command()
+@click.option("--name", help="For people; by default the directory's name.")
+@click.option("--message", default="", help="For people, in genesis for good.")
+@ledger_option
+def init(directory: Path, name: str | None, message: str) -> None:
+    """Create a ledger."""
+    try:
+        genesis = Genesis(name=name or directory.absolute().stem, message=message)
+    except FormatError as error:
+        raise Failed(str(error)) from error
+    with Ledger.create(directory, genesis) as ledger:
+        click.echo(f"created {directory}, id {ledger.id}")
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@ledger_option
+def add(directory: Path, file: BufferedReader) -> None:
+    """Record each line of FILE (NDJSON; - for standard input) in a block of its own.
+
+    Blank lines are passed over. Creates the ledger if missing. Stops at a line that cannot be
+    recorded: the lines before it are durable.
+    """
+    began = time.perf_counter()
+    recorded = number = 0
+    with Ledger.open(directory) as ledger, progress("recording", _size(file)) as show:
+        for chunk in _chunks(file, show):
+            lines = [(n, line) for n, line in enumerate(chunk, number + 1) if line.strip()]
+            try:
+                recorded += ledger.extend_json(line for _, line in lines)
+            except ExtendError as error:
+                recorded += error.durable
+                raise Failed(
+                    f"line {lines[error.durable][0]} is refused: {error.__cause__}; "
+                    f"the {recorded} entries before it are durable"
+                ) from error
+            number += len(chunk)
+        head = ledger.head.index
+    took = time.perf_counter() - began
+    click.echo(f"recorded {recorded} entries in {took:.2f} s; the head is block {head}")
+
+
+@click.command("import")
+@click.argument("file", type=click.File("rb"))
+@ledger_option
+def import_(directory: Path, file: BufferedReader) -> None:
+    """Make a new ledger of an export (FILE, or - for standard input), validating every block."""
+    with progress("importing", _size(file)) as show:
+        total = import_chain(directory, chain.from_iterable(_chunks(file, show)))
+    click.echo(f"imported {total.blocks} blocks, all valid; head {total.last_hash.hex()}")
+
+
+def _chunks(stream: BufferedReader, show: Callable[[int], None]) -> Iterator[list[bytes]]:
+    """Yield the lines that each reading completes, as many as are ready; show the bytes read."""
+    done, rest = 0, b""
+    while chunk := stream.read1(CHUNK):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE:
+            raise Failed(f"a line is longer than {MAX_LINE} bytes")
+        if lines:
+            yield lines
+        done += len(chunk)
+        show(done)
+    if rest:
+        yield [rest]
+
+
+def _size(file: BufferedReader) -> int | None:
+    """Return the bytes of a regular file; None for a pipe or terminal."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,0 +1,153 @@
+"""The attacks of the README's table, by name, each performed on a real store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cairn.core.entry import SALT_BYTES
+from cairn.core.rules import Failure
+from cairn.lab.tampering import Forgery, forging, rechain
+from cairn.ledger import Ledger
+
+TARGET: Final = 3
+"""The block in the middle that attacks aim at."""
+LENGTH: Final = 7
+"""Blocks of the ledger that is attacked: some before the target, some after."""
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to change stored history."""
+
+    name: str
+    perform: Callable[[list[Forgery]], None]
+    """Changes the list of stored blocks in place."""
+    cover_tracks: bool = False
+    """Whether the attacker also corrects the store's record of where the chain ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What validation said after an attack."""
+
+    attack: Attack
+    failure: Failure | None
+    """None: not caught."""
+
+
+def attacks() -> Iterator[Attack]:
+    """Yield every attack, the plain ones first."""
+    for place, index in (("genesis", 0), (f"block {TARGET}", TARGET), ("the last block", -1)):
+        for name, field in _EDITS.items():
+            yield Attack(f"{name} of {place}", _edit(index, field))
+    yield Attack(f"edit the data of block {TARGET} and recompute its hash", _edit_rehash(TARGET))
+    yield Attack("edit the data of genesis and recompute its hash", _edit_rehash(0))
+    yield Attack("edit the last block and recompute its hash", _edit_rehash(-1))
+    yield Attack(f"swap blocks {TARGET} and {TARGET + 1}", _swap)
+    yield Attack(f"insert a copy of block {TARGET} after it", _insert)
+    yield Attack(f"delete block {TARGET}", _delete)
+    yield Attack("cut off the last two blocks", _truncate)
+    yield Attack("cut off the end, and the record of it", _truncate, cover_tracks=True)
+    yield Attack(
+        "edit the last block, its hash and the record", _edit_rehash(-1), cover_tracks=True
+    )
+    yield Attack(f"rewrite block {TARGET} and re-chain all after it", _rewrite, cover_tracks=True)
+    yield Attack("replace the whole chain by another", _replace, cover_tracks=True)
+
+
+def perform_all() -> Iterator[Outcome]:
+    """Build a small ledger on disk; for each attack, tamper with a copy of it and validate."""
+    with tempfile.TemporaryDirectory(prefix="cairn-demo-") as folder:
+        original = Path(folder) / "original"
+        with Ledger.open(original) as ledger:
+            ledger.extend({"step": i, "did": "laid a stone"} for i in range(1, LENGTH))
+        for number, attack in enumerate(attacks()):
+            copy = Path(folder) / str(number)
+            shutil.copytree(original, copy)
+            with forging(copy, cover_tracks=attack.cover_tracks) as blocks:
+                attack.perform(blocks)
+            with Ledger.open(copy, read_only=True) as ledger:
+                yield Outcome(attack, ledger.validate().failure)
+
+
+def _edit(index: int, change: Callable[[Forgery], None]) -> Callable[[list[Forgery]], None]:
+    return lambda blocks: change(blocks[index])
+
+
+def _edit_data(block: Forgery) -> None:
+    """Change what is recorded to something as long and as plausible."""
+    salt, text = block.entries[0][:SALT_BYTES], block.entries[0][SALT_BYTES:]
+    block.entries[0] = salt + text.replace(b"stone", b"money").replace(b"original", b"backdate")
+
+
+def _edit_salt(block: Forgery) -> None:
+    block.entries[0] = bytes(SALT_BYTES) + block.entries[0][SALT_BYTES:]
+
+
+def _edit_hash(block: Forgery) -> None:
+    block.hash = bytes([block.hash[0] ^ 1]) + block.hash[1:]
+
+
+def _add_to(field: str) -> Callable[[Forgery], None]:
+    return lambda block: block.change(**{field: getattr(block.header, field) + 1})
+
+
+def _flip_in(field: str) -> Callable[[Forgery], None]:
+    def change(block: Forgery) -> None:
+        value: bytes = getattr(block.header, field)
+        block.change(**{field: value[:-1] + bytes([value[-1] ^ 1])})
+
+    return change
+
+
+_EDITS: Final = {
+    "edit the data": _edit_data,
+    "edit the salt": _edit_salt,
+    "edit the stored hash": _edit_hash,
+    **{f"edit the {f}": _flip_in(f) for f in ("previous_hash", "data_root")},
+    **{
+        f"edit the {f}": _add_to(f)
+        for f in ("version", "kind", "bits", "index", "timestamp", "count", "size", "nonce")
+    },
+}
+
+
+def _edit_rehash(index: int) -> Callable[[list[Forgery]], None]:
+    def perform(blocks: list[Forgery]) -> None:
+        _edit_data(blocks[index])
+        blocks[index].rehash()
+
+    return perform
+
+
+def _swap(blocks: list[Forgery]) -> None:
+    blocks[TARGET], blocks[TARGET + 1] = blocks[TARGET + 1], blocks[TARGET]
+
+
+def _insert(blocks: list[Forgery]) -> None:
+    blocks.insert(TARGET + 1, deepcopy(blocks[TARGET]))
+
+
+def _delete(blocks: list[Forgery]) -> None:
+    del blocks[TARGET]
+
+
+def _truncate(blocks: list[Forgery]) -> None:
+    del blocks[-2:]
+
+
+def _rewrite(blocks: list[Forgery]) -> None:
+    _edit_data(blocks[TARGET])
+    rechain(blocks)
+
+
+def _replace(blocks: list[Forgery]) -> None:
+    for block in blocks[1:]:
+        block.entries[0] = bytes(SALT_BYTES) + b'"nothing to see"'
+    rechain(blocks)

@@ -1,0 +1,80 @@
+"""Changing what is stored, as someone with the disk and the source code would."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+
+from cairn.core.header import Header
+from cairn.core.merkle import leaf_hash, tree_hash
+from cairn.ledger import Ledger
+from cairn.store.sqlite import FILE_NAME
+
+
+@dataclass
+class Forgery:
+    """One stored block, every part of it open to change."""
+
+    header: Header
+    hash: bytes
+    entries: list[bytes] = field(default_factory=list)
+    """Salt ‖ JSON each."""
+
+    def change(self, **fields: int | bytes) -> None:
+        """Set header fields, and leave the stored hash as it was."""
+        self.header = replace(self.header, **fields)  # type: ignore[arg-type]
+
+    def rehash(self) -> None:
+        """Make the block consistent with itself: size, data root and hash."""
+        self.change(
+            size=sum(map(len, self.entries)),
+            data_root=tree_hash(map(leaf_hash, self.entries)),
+        )
+        self.hash = self.header.hash
+
+
+def rechain(blocks: Sequence[Forgery]) -> None:
+    """Make all `blocks` (from genesis) follow one another as an honest chain would."""
+    for index, block in enumerate(blocks):
+        previous = blocks[index - 1] if index else None
+        block.change(index=index)
+        if previous:
+            block.change(
+                previous_hash=previous.hash,
+                timestamp=max(block.header.timestamp, previous.header.timestamp),
+            )
+        block.rehash()
+
+
+@contextmanager
+def forging(directory: Path, *, cover_tracks: bool) -> Iterator[list[Forgery]]:
+    """Yield all stored blocks of a ledger; whatever the list is then, is written back.
+
+    With `cover_tracks`, the record of where the chain ends is made to agree; without, it stays.
+    The ledger must not be open for writing.
+    """
+    with Ledger.open(directory, read_only=True) as ledger:
+        blocks = [
+            Forgery(b.header, b.stored_hash, [entry.to_bytes() for entry in b.entries])
+            for b in ledger
+        ]
+    yield blocks
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+        connection.execute("DELETE FROM runs")
+        connection.executemany(
+            "INSERT INTO runs (first, hashes, headers, offsets, data) VALUES (?, ?, ?, ?, ?)",
+            (_row(position, block) for position, block in enumerate(blocks)),
+        )
+        if cover_tracks:
+            end = (len(blocks), blocks[-1].hash)
+            connection.execute("UPDATE head SET length = ?, hash = ?", end)
+
+
+def _row(position: int, block: Forgery) -> tuple[int, bytes, bytes, bytes, bytes]:
+    ends = accumulate(map(len, block.entries), initial=0)
+    offsets = b"".join(end.to_bytes(8, "big") for end in ends)
+    return position, block.hash, block.header.pack(), offsets, b"".join(block.entries)
