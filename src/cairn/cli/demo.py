@@ -27,6 +27,6 @@ def demo() -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"{caught} caught, {missed} not caught yet: a chain that was made anew up to its end agrees "
+        f"{caught} caught, {missed} not caught yet: a chain made anew up to its end agrees "
         "with itself. Only a head that someone else remembers can tell it from the real one."
     )
