@@ -44,6 +44,9 @@ SCHEMA_VERSION: Final = 1
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 
+_BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0) - 1"
+_RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first > ? AND first < ? ORDER BY first"
+
 SCHEMA: Final = f"""
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -196,15 +199,16 @@ class SqliteStore:
                 raise
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
-        """See `Store.scan`."""
+        """See `Store.scan`. No transaction stays open between segments: history does not change."""
         with _reading(self._path), closing(self._connect_reader()) as connection:
-            while start < stop:
-                segments = self._next_runs(connection, start, stop)
-                if not segments:
-                    return
-                for segment in _joined(segments):
-                    yield segment
-                    start = segment.stop
+            after = -(2**63)  # below any row: a scan of everything passes over none
+            if start > 0:
+                (after,) = connection.execute(_BEFORE, (start,)).fetchone()
+            while segments := self._next_runs(connection, after, stop):
+                after = segments[-1].start
+                segments[0] = _from(segments[0], start)
+                segments[-1] = _to(segments[-1], stop)
+                yield from _joined(segments)
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`."""
@@ -306,31 +310,23 @@ class SqliteStore:
             row = self._read_connection().execute(query, values).fetchone()
             return row
 
-    def _next_runs(self, connection: sqlite3.Connection, start: int, stop: int) -> list[Segment]:
-        """Return the runs from position `start` on, about as many as a scanned segment holds."""
-        rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM runs WHERE first < ? AND first >= coalesce("
-            "(SELECT max(first) FROM runs WHERE first <= ?), 0) ORDER BY first",
-            (stop, start),
-        )
+    def _next_runs(self, connection: sqlite3.Connection, after: int, stop: int) -> list[Segment]:
+        """Return the runs that begin after `after` and before `stop`, as many as one step takes."""
         segments: list[Segment] = []
         blocks = size = 0
-        for row in rows:
-            segment = self._segment(row)
-            first = min(max(start - segment.start, 0), len(segment))
-            last = min(stop - segment.start, len(segment))
-            if first < last:
-                segment = segment.cut(first, last)
-                segments.append(segment)
-                blocks, size = blocks + len(segment), size + len(segment.data)
-            if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
-                break
-        rows.close()
+        with closing(connection.execute(_RUNS, (after, stop))) as rows:
+            for row in rows:
+                segments.append(self._segment(row))
+                blocks, size = blocks + len(segments[-1]), size + len(segments[-1].data)
+                if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
+                    break
         return segments
 
     def _segment(self, row: tuple[Any, ...]) -> Segment:
         _require_types(self._path, row, (int, bytes, bytes, bytes, bytes))
         first, hashes, headers, offsets, data = row
+        if first < 0:
+            raise DamagedError(f"{self._path}: a run begins at block {first}")
         try:
             return Segment.from_bytes(first, headers, hashes, data, offsets)
         except FormatError as error:
@@ -347,6 +343,16 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
     connection.executemany(_APPEND, rows)
     connection.executemany("INSERT INTO keys VALUES (?, ?)", keys.items())
     connection.execute("COMMIT")
+
+
+def _from(run: Segment, start: int) -> Segment:
+    """Return the blocks of `run` from position `start` on; all of it if it begins later."""
+    return run.cut(start - run.start, len(run)) if run.start < start < run.stop else run
+
+
+def _to(run: Segment, stop: int) -> Segment:
+    """Return the blocks of `run` before position `stop`, which is past its start."""
+    return run.cut(0, stop - run.start) if stop < run.stop else run
 
 
 def _runs(segment: Segment) -> Iterator[Segment]:
