@@ -200,6 +200,8 @@ class SqliteStore:
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
         """See `Store.scan`. No transaction stays open between segments: history does not change."""
+        if start >= stop:
+            return
         with _reading(self._path), closing(self._connect_reader()) as connection:
             after = -(2**63)  # below any row: a scan of everything passes over none
             if start > 0:

@@ -1,0 +1,171 @@
+"""What only the store on disk does: schema, refusals, damage, recovery."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cairn import (
+    DamagedError,
+    Ledger,
+    NotFoundError,
+    OutcomeUnknownError,
+    ReadOnlyError,
+    StoreError,
+)
+from cairn.store.sqlite import FILE_NAME, RUN_BLOCKS, SqliteStore
+from tests.builders import chain, segments
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    SqliteStore.create(tmp_path)
+    with closing(SqliteStore(tmp_path)) as store:
+        store.append(segments(chain(1, 2, 3))[0], {})
+    return tmp_path
+
+
+def execute(directory: Path, *statements: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+        for statement in statements:
+            rows = connection.execute(statement).fetchall()
+    return rows
+
+
+def test_bulk_goes_into_few_rows_and_single_appends_into_one_each(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend(range(3000))
+        ledger.append("alone")
+    counts = execute(tmp_path / "ledger", "SELECT length(hashes) / 32 FROM runs ORDER BY first")
+    assert [n for (n,) in counts] == [1, RUN_BLOCKS, RUN_BLOCKS, 3000 - 2 * RUN_BLOCKS, 1]
+
+
+def test_commits_are_synced_in_full(directory: Path) -> None:
+    with closing(SqliteStore(directory)) as store:
+        connection = store._connect_writer()
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    assert (synchronous, mode) == (2, "wal")
+
+
+def test_a_segment_that_does_not_follow_the_head_is_refused(directory: Path) -> None:
+    stray = chain(9, 8, 7, 6)
+    with closing(SqliteStore(directory)) as store:
+        for start in (4, 3, 5):
+            with pytest.raises(StoreError, match="do not follow the recorded head"):
+                store.append(segments(stray, start)[-1], {})
+        assert store.head().length == 4
+        store.append(segments(chain(1, 2, 3, 4), 4)[1], {})
+        assert store.head().length == 5
+
+
+def test_a_key_that_is_there_already_is_never_moved(directory: Path) -> None:
+    with closing(SqliteStore(directory)) as store:
+        parts = segments(chain(1, 2, 3, 4, 5), 4, 1)
+        store.append(parts[1], {"key": 4})
+        with pytest.raises(StoreError):
+            store.append(parts[2], {"key": 5})
+        assert store.recall("key") == 4
+        assert store.head().length == 5
+
+
+def test_a_full_database_is_an_unknown_outcome_and_the_next_append_works(directory: Path) -> None:
+    parts = segments(chain(1, 2, 3, "x" * 100_000, 5), 4, 1)
+    with closing(SqliteStore(directory)) as store:
+        connection = store._connect_writer()
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OutcomeUnknownError, match="blocks 4 to 4 may or may not be durable"):
+            store.append(parts[1], {})
+        assert store.head().length == 4
+        store.append(parts[1], {})
+        assert store.head().length == 5
+
+
+def test_a_reader_cannot_append(directory: Path) -> None:
+    with closing(SqliteStore(directory, read_only=True)) as store, pytest.raises(ReadOnlyError):
+        store.append(segments(chain(1, 2, 3, 4), 4)[1], {})
+
+
+def test_a_closed_store_refuses(directory: Path) -> None:
+    store = SqliteStore(directory)
+    store.close()
+    with pytest.raises(ReadOnlyError):
+        store.append(segments(chain(1, 2, 3, 4), 4)[1], {})
+    with pytest.raises(ReadOnlyError):
+        store.head()
+
+
+def test_another_schema_version_is_named(directory: Path) -> None:
+    execute(directory, "PRAGMA user_version = 2")
+    for read_only in (True, False):
+        with pytest.raises(StoreError, match="schema 2; this version of Cairn reads 1"):
+            SqliteStore(directory, read_only=read_only)
+
+
+def test_another_program_s_database_is_no_ledger(tmp_path: Path) -> None:
+    execute(tmp_path, "CREATE TABLE t (x)")
+    with pytest.raises(DamagedError, match="not a ledger"):
+        SqliteStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no database", bytes(4096)], ids=["empty", "text", "zeros"]
+)
+def test_a_file_that_is_no_database_is_damage(directory: Path, content: bytes) -> None:
+    (directory / FILE_NAME).write_bytes(content)
+    for read_only in (True, False):
+        with pytest.raises(DamagedError):
+            SqliteStore(directory, read_only=read_only)
+
+
+def test_a_directory_without_its_file_is_damage_and_an_empty_one_no_ledger(directory: Path) -> None:
+    (directory / FILE_NAME).unlink()
+    with pytest.raises(DamagedError, match="not in it"):
+        SqliteStore(directory, read_only=True)
+    with pytest.raises(DamagedError):
+        Ledger.open(directory)  # and does not make a new ledger over what is left
+    (directory / "lock").unlink()
+    with pytest.raises(NotFoundError):
+        SqliteStore(directory, read_only=True)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE runs SET hashes = x'00'",
+        "UPDATE runs SET headers = x'00'",
+        "UPDATE runs SET offsets = x''",
+        "UPDATE runs SET hashes = x'', headers = x''",
+        "UPDATE runs SET first = -1",
+        "DELETE FROM head",
+        "DROP TABLE head",
+        "DROP TABLE runs",
+    ],
+)
+def test_columns_that_are_no_segment_end_validation_as_a_failure(
+    directory: Path, statement: str
+) -> None:
+    with Ledger.open(directory, read_only=True) as ledger:
+        execute(directory, "PRAGMA foreign_keys = OFF", statement)
+        report = ledger.validate()
+        assert report.failure is not None
+        assert report.failure.rule == "storage"
+
+
+def test_opening_does_not_read_history(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    with Ledger.open(path) as ledger:
+        ledger.extend("x" * 1000 for _ in range(20_000))
+    # Damage in the middle of the file does not show when opening, nor when reading the ends.
+    with (path / FILE_NAME).open("r+b") as file:
+        file.seek(8_000_000)
+        file.write(b"\xff" * 100_000)
+    with Ledger.open(path) as ledger:
+        assert len(ledger) == 20_001
+        assert ledger.head.data == "x" * 1000
+        ledger.append("goes on")
+        assert not ledger.validate().valid
