@@ -132,6 +132,11 @@ class Genesis:
 
         `timestamp` is in µs since the Unix epoch; `salt` has 16 bytes, and makes the id of each
         ledger its own even when name and message are equal.
+
+        Raises:
+            FormatError: it does not fit the limit that it sets.
         """
         entry = Entry(salt, canonical(self.to_value()))
+        if (size := len(entry.to_bytes())) > self.limits.size:
+            raise FormatError(f"a genesis of {size} bytes does not fit its own limit")
         return Block.of(Kind.RECORD, entry, index=0, previous_hash=NO_HASH, timestamp=timestamp)

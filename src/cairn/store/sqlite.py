@@ -208,8 +208,8 @@ class SqliteStore:
                 (after,) = connection.execute(_BEFORE, (start,)).fetchone()
             while segments := self._next_runs(connection, after, stop):
                 after = segments[-1].start
-                segments[0] = _from(segments[0], start)
-                segments[-1] = _to(segments[-1], stop)
+                segments[-1] = _before(segments[-1], stop)
+                segments[:1] = _since(segments[0], start)
                 yield from _joined(segments)
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
@@ -347,12 +347,14 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
     connection.execute("COMMIT")
 
 
-def _from(run: Segment, start: int) -> Segment:
-    """Return the blocks of `run` from position `start` on; all of it if it begins later."""
-    return run.cut(start - run.start, len(run)) if run.start < start < run.stop else run
+def _since(run: Segment, start: int) -> list[Segment]:
+    """Return the blocks of `run` from position `start` on: all, some or none."""
+    if run.start >= start:
+        return [run]
+    return [run.cut(start - run.start, len(run))] if start < run.stop else []
 
 
-def _to(run: Segment, stop: int) -> Segment:
+def _before(run: Segment, stop: int) -> Segment:
     """Return the blocks of `run` before position `stop`, which is past its start."""
     return run.cut(0, stop - run.start) if stop < run.stop else run
 
@@ -386,7 +388,8 @@ def _joined(segments: list[Segment]) -> Iterator[Segment]:
             yield Segment.join(group)
             group = []
         group.append(segment)
-    yield Segment.join(group)
+    if group:
+        yield Segment.join(group)
 
 
 def _require_types(path: Path, row: tuple[object, ...] | None, types: tuple[type, ...]) -> None:
