@@ -191,7 +191,7 @@ class SqliteStore:
                 self._drop_writer()
                 if isinstance(error, sqlite3.IntegrityError):
                     raise StoreError(f"{self._path}: {error}; nothing was written") from error
-                if isinstance(error, sqlite3.Error | OSError | MemoryError):
+                if isinstance(error, sqlite3.Error | UnicodeDecodeError | OSError | MemoryError):
                     raise OutcomeUnknownError(
                         f"writing to {self._path} failed ({error}); blocks {segment.start} to "
                         f"{segment.stop - 1} may or may not be durable"
@@ -403,6 +403,8 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into ours: the file is damaged, or the world is in the way."""
     try:
         yield
+    except UnicodeDecodeError as error:  # sqlite3 has no words for some damage
+        raise DamagedError(f"{path} cannot be read: its schema is damaged") from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         kind = StoreError if code in _WORLD else DamagedError
