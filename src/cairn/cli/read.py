@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from io import TextIOWrapper
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Final, TextIO
 
 import click
 
@@ -14,7 +17,7 @@ from cairn.exchange import export_lines
 from cairn.ledger import Ledger, Report
 from cairn.store.errors import NoSuchBlockError
 
-HASH_DIGITS = 64
+HASH_DIGITS: Final = 64
 
 
 @click.command()
@@ -59,17 +62,32 @@ def validate(ctx: click.Context, directory: Path, every: bool, as_json: bool) ->
 
 
 @click.command()
-@click.option("-o", "--output", type=click.File("w", encoding="utf-8", atomic=True), default="-")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here.")
 @ledger_option
-def export(directory: Path, output: TextIOWrapper) -> None:
+def export(directory: Path, output: Path | None) -> None:
     """Write every block's JSON view, a line each, to standard output or a file."""
     with (
         Ledger.open(directory, read_only=True) as ledger,
         progress("exporting", len(ledger)) as show_done,
+        _whole_file(output) if output else nullcontext(click.get_text_stream("stdout")) as stream,
     ):
         for done, line in enumerate(export_lines(ledger), start=1):
-            output.write(line + "\n")
+            stream.write(line + "\n")
             show_done(done)
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[TextIO]:
+    """Yield a stream whose content becomes the file `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("x", encoding="utf-8") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @click.command()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import time
 from collections.abc import Callable, Iterator
-from io import BufferedReader
+from io import SEEK_END, BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -93,6 +91,10 @@ def _chunks(stream: BufferedReader, show: Callable[[int], None]) -> Iterator[lis
 
 
 def _size(file: BufferedReader) -> int | None:
-    """Return the bytes of a regular file; None for a pipe or terminal."""
-    status = os.fstat(file.fileno())
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+    """Return the bytes that are left in a file; None for a pipe or terminal."""
+    if not file.seekable():
+        return None
+    at = file.tell()
+    size = file.seek(0, SEEK_END) - at
+    file.seek(at)
+    return size
