@@ -46,12 +46,30 @@ class Moment(click.ParamType[int]):
         return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
+class Regex(click.ParamType[re.Pattern[str]]):
+    """A regular expression, as Python's `re` has them."""
+
+    name = "REGEX"
+
+    def convert(
+        self,
+        value: str | re.Pattern[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> re.Pattern[str]:
+        """Compile it."""
+        try:
+            return re.compile(value)
+        except re.error as error:
+            self.fail(f"{value!r} is not a regular expression: {error}")
+
+
 @click.command()
 @click.option(
     "--since", type=Moment(), help="Blocks at or after TIME: RFC 3339, a date, or 2h ago."
 )
 @click.option("--until", type=Moment(), help="Blocks before TIME.")
-@click.option("--grep", type=re.compile, metavar="REGEX", help="Blocks whose JSON data matches.")
+@click.option("--grep", type=Regex(), help="Blocks whose JSON data matches.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with blocks as they are appended.")
 @click.option("--json", "as_json", is_flag=True, help="Print each block's JSON view, a line each.")
 @ledger_option

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final, TextIO
+from typing import BinaryIO, Final
 
 import click
 
@@ -69,19 +70,19 @@ def export(directory: Path, output: Path | None) -> None:
     with (
         Ledger.open(directory, read_only=True) as ledger,
         progress("exporting", len(ledger)) as show_done,
-        _whole_file(output) if output else nullcontext(click.get_text_stream("stdout")) as stream,
+        _whole_file(output) if output else nullcontext(sys.stdout.buffer) as stream,
     ):
         for done, line in enumerate(export_lines(ledger), start=1):
-            stream.write(line + "\n")
+            stream.write(line.encode() + b"\n")
             show_done(done)
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[TextIO]:
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a stream whose content becomes the file `path` when the block ends well."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with temporary.open("x", encoding="utf-8") as stream:
+        with temporary.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
