@@ -18,7 +18,8 @@ Whatever fails one of these takes the slow path, which also words every refusal.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Any, Final, Never
 
 import orjson
 
@@ -52,8 +53,10 @@ class Encoder:
         Raises:
             EntryError: as there; or with its salt it is past the size limit.
         """
-        fast = self._fast(value)
-        return self._bounded(canonical(value, depth=self._depth) if fast is None else fast)
+        text = self._fast(value)
+        if text is None:
+            text = canonical(value, depth=self._depth)
+        return text if len(text) <= self._longest else self._refuse(text)
 
     def text(self, text: bytes) -> bytes:
         """Return the canonical form of one JSON text, as `canonical(parse(text))` does.
@@ -67,7 +70,7 @@ class Encoder:
             fast = None  # the slow path refuses too, and says why
         if fast is None or fast.count(b":") != text.count(b":") or b"\\u003" in text:
             fast = canonical(parse(text), depth=self._depth)
-        return self._bounded(fast)
+        return fast if len(fast) <= self._longest else self._refuse(fast)
 
     def _fast(self, value: object) -> bytes | None:
         """Return the canonical form of `value`, or None where orjson might write another."""
@@ -79,18 +82,18 @@ class Encoder:
             return None
         return text if _agrees(value, self._depth) else None
 
-    def _bounded(self, text: bytes) -> bytes:
-        if len(text) > self._longest:
-            raise EntryError(
-                f"{len(text)} bytes of canonical JSON are past the limit of this ledger, "
-                f"{self._longest}"
-            )
-        return text
+    def _refuse(self, text: bytes) -> Never:
+        raise EntryError(
+            f"{len(text)} bytes of canonical JSON are past the limit of this ledger, "
+            f"{self._longest}"
+        )
 
 
 def _agrees(value: object, depth: int) -> bool:
     """Whether all of `value` is of the types and numbers that both write alike, level by level."""
-    level: list[Any] = [value]
+    level: Collection[Any] = [value]
+    if type(value) is dict:  # as most are: one level less to look at
+        level, depth = value.values(), depth - 1
     while not _SCALARS.issuperset(map(type, level)):
         if depth == 0:
             return False

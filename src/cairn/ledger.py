@@ -489,7 +489,7 @@ class Ledger:
     def _extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
         durable = 0
         try:
-            for batch in _batches(self._entries(items, encode)):
+            for batch in self._batches(items, encode):
                 with self._own_turn():
                     durable += self._commit_entries(batch)
         except EntryError as error:
@@ -502,16 +502,32 @@ class Ledger:
             raise
         return durable
 
-    def _entries(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> Iterator[bytes]:
-        """Yield each item as entry bytes, salt ‖ canonical JSON."""
-        salts = b""
-        for item in items:
-            canonical = encode(item)
-            if not salts:
-                salts = self._entropy(SALT_BYTES * SALTS_AT_ONCE)
-            # Joined at once: the encoder's own buffers are large, and keeping thousands is slow.
-            yield salts[:SALT_BYTES] + canonical
-            salts = salts[SALT_BYTES:]
+    def _batches(
+        self, items: Iterable[Any], encode: Callable[[Any], bytes]
+    ) -> Iterator[list[bytes]]:
+        """Yield the items as entry bytes, in batches; before an error of theirs, what there is."""
+        batch: list[bytes] = []
+        salts, size, began = b"", 0, time.monotonic()
+        try:
+            for item in items:
+                canonical = encode(item)
+                salts = salts or self._entropy(SALT_BYTES * SALTS_AT_ONCE)
+                # Joined at once: orjson's own buffers are large, and keeping thousands is slow.
+                batch.append(salts[:SALT_BYTES] + canonical)
+                salts = salts[SALT_BYTES:]
+                size += len(canonical)
+                waited = time.monotonic() - began
+                if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or waited >= BATCH_SECONDS:
+                    yield batch
+                    batch, size, began = [], 0, time.monotonic()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
 
     def _commit_entries(self, entries: list[bytes]) -> int:
         """Seal the entries as columns and make them durable. Requires the turn."""
@@ -559,28 +575,6 @@ class Ledger:
                     raise InvalidChainError(last.failures[0])
         for failure in _check_head(head, last):
             raise InvalidChainError(failure)
-
-
-def _batches(entries: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the entries in batches to commit; before an error of theirs, what there is."""
-    batch: list[bytes] = []
-    size, began = 0, time.monotonic()
-    try:
-        for entry in entries:
-            batch.append(entry)
-            size += len(entry)
-            waited = time.monotonic() - began
-            if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or waited >= BATCH_SECONDS:
-                yield batch
-                batch, size, began = [], 0, time.monotonic()
-    except GeneratorExit:
-        raise
-    except BaseException:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
 
 
 def _utf8(text: bytes | str) -> bytes:

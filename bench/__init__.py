@@ -1,0 +1,1 @@
+"""What Cairn's speed is held to; `make bench` runs it."""

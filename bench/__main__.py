@@ -1,0 +1,206 @@
+"""Measure, and print ratios of what was measured in the same run, as Markdown.
+
+python -m bench [extend] [append] [open] [memory]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cairn import Ledger
+
+MILLION = 1_000_000
+
+
+def events(count: int) -> list[dict[str, Any]]:
+    """Return objects of about 200 bytes of JSON, such as an application logs."""
+    return [
+        {
+            "id": i,
+            "user": f"user{i % 97}",
+            "action": "login",
+            "ip": f"10.1.2.{i % 250}",
+            "ok": True,
+            "note": "x" * 90,
+            "session": f"abcdef{i}",
+        }
+        for i in range(count)
+    ]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def spread(values: list[float], scale: float, unit: str) -> str:
+    """Return median, minimum and maximum for people."""
+    middle, low, high = (scale * v for v in (median(values), min(values), max(values)))
+    return f"{middle:.4g} {unit} ({low:.4g} to {high:.4g})"
+
+
+def bench_extend(folder: Path) -> Iterator[tuple[str, str]]:
+    """Durable `extend` against hashing alone, with nothing stored."""
+    count, rounds = 200_000, 7
+    objects = events(count)
+    size = sum(len(json.dumps(o)) for o in objects) / count
+
+    def loop() -> None:
+        for item in objects:
+            hashlib.sha256(json.dumps(item, sort_keys=True).encode()).digest()
+
+    plain, ours = [], []
+    for i in range(rounds):
+        plain.append(timed(loop))
+        with Ledger.open(folder / f"extend{i}") as ledger:
+            ours.append(timed(lambda: ledger.extend(objects)))
+    ratios = [a / b for a, b in zip(plain, ours, strict=True)]
+    per_entry = 1e6 / count
+    yield "objects", f"{count:,} of {size:.0f} bytes on average, {rounds} rounds in turn"
+    yield "`json.dumps(sort_keys=True)` + SHA-256, no storage", spread(plain, per_entry, "µs")
+    yield "`Ledger.extend`, durable", spread(ours, per_entry, "µs")
+    yield "**ratio** (goal at least 1)", spread(ratios, 1, "×")
+
+
+def bench_append(folder: Path) -> Iterator[tuple[str, str]]:
+    """Durable `append` against the least that SQLite can do with the same promise."""
+    warm, rounds, calls = 20, 25, 100
+    plain, ours = [], []
+    with (
+        closing(sqlite3.connect(folder / "bare.sqlite", isolation_level=None)) as connection,
+        Ledger.open(folder / "append") as ledger,
+    ):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, row BLOB)")
+        value, row = {"user": "alice", "note": "x" * 150}, bytes(360)
+
+        def commit() -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO rows (row) VALUES (?)", (row,))
+            connection.execute("COMMIT")
+
+        for number in range(warm + rounds):
+            a = median(timed(commit) for _ in range(calls))
+            b = median(timed(lambda: ledger.append(value)) for _ in range(calls))
+            if number >= warm:  # both logs have grown to their size, and are written in place
+                plain.append(a)
+                ours.append(b)
+    ratios = [a / b for a, b in zip(plain, ours, strict=True)]
+    yield "calls", f"{rounds} rounds of {calls} in turn, the median of each"
+    yield "bare SQLite commit of a 360-byte row, WAL and FULL", spread(plain, 1e6, "µs")
+    yield "`Ledger.append`, durable", spread(ours, 1e6, "µs")
+    yield "**ratio** (goal at least 0.7)", spread(ratios, 1, "×")
+
+
+def million(folder: Path, count: int = MILLION) -> Path:
+    """Return a ledger of `count` small blocks, made once."""
+    path = folder / f"blocks-{count}"
+    if not path.exists():
+        with Ledger.open(path) as ledger:
+            ledger.extend({"id": i} for i in range(count - 1))
+    return path
+
+
+def bench_open(folder: Path) -> Iterator[tuple[str, str]]:
+    """Open a long ledger, to read and to write, and get first answers from it."""
+    path = million(folder)
+    with Ledger.open(path) as ledger:
+        wanted = ledger[MILLION // 2].hash
+    reading: list[float] = []
+    writing: list[float] = []
+    blocks: list[float] = []
+    finding: list[float] = []
+    for _ in range(15):
+        reading.append(timed(lambda: Ledger.open(path, read_only=True).close()))
+        writing.append(timed(lambda: Ledger.open(path).close()))
+        with Ledger.open(path, read_only=True) as ledger:
+            blocks.append(timed(lambda: ledger[MILLION // 3]))
+            finding.append(timed(lambda: ledger.find(wanted)))
+    yield "ledger", f"{MILLION:,} blocks, page cache warm, 15 times"
+    yield "open to read", spread(reading, 1e3, "ms")
+    yield "open to write (goal under 200 ms)", spread(writing, 1e3, "ms")
+    yield "the first block by index", spread(blocks, 1e3, "ms")
+    yield "a block by hash", spread(finding, 1e3, "ms")
+
+
+VALIDATE_AND_WATCH = """
+import re, sys
+from pathlib import Path
+from cairn import Ledger
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+with Ledger.open(sys.argv[1], read_only=True) as ledger:
+    before, peak = anonymous(), []
+    report = ledger.validate(progress=lambda total: peak.append(anonymous()))
+    assert report.valid
+    print(before, max(peak), report.seconds)
+"""
+
+
+def bench_memory(folder: Path) -> Iterator[tuple[str, str]]:
+    """Memory while validating, as the ledger grows."""
+    for count in (MILLION // 100, MILLION // 10, MILLION):
+        command = [sys.executable, "-c", VALIDATE_AND_WATCH, str(million(folder, count))]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        before, peak, seconds = map(float, output.split())
+        yield (
+            f"validate {count:,} blocks",
+            f"RssAnon {before:.1f} MiB before, {peak:.1f} MiB at most; {seconds:.2f} s",
+        )
+
+
+def machine() -> str:
+    """Return what this ran on."""
+    cpu = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            cpu = line.partition(": ")[2]
+    flags = Path("/proc/cpuinfo").read_text()
+    simd = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
+    return (
+        f"{os.cpu_count()} × {cpu} ({simd}), {platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    )
+
+
+BENCHES = {
+    "extend": bench_extend,
+    "append": bench_append,
+    "open": bench_open,
+    "memory": bench_memory,
+}
+
+
+def main() -> None:
+    """Run the benchmarks that are named, or all."""
+    names = sys.argv[1:] or list(BENCHES)
+    print(f"Machine: {machine()}\n")
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        for name in names:
+            print(f"### {name}: {BENCHES[name].__doc__}\n")
+            print("| what | measured |\n|---|---|")
+            for what, measured in BENCHES[name](Path(folder)):
+                print(f"| {what} | {measured} |", flush=True)
+            print()
+
+
+if __name__ == "__main__":
+    main()
