@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cairn.ledger
+import cairn.ledger.writer
 from cairn import (
     Block,
     EntryError,
@@ -132,7 +132,7 @@ def test_limits_of_genesis_are_kept(path: Path) -> None:
 def test_extend_streams_any_iterable_in_batches(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cairn.ledger, "BATCH_ENTRIES", 10)
+    monkeypatch.setattr(cairn.ledger.writer, "BATCH_ENTRIES", 10)
     durable_when_pulled = []
 
     def values() -> Iterator[int]:
@@ -149,7 +149,7 @@ def test_extend_streams_any_iterable_in_batches(
 def test_extend_does_not_sit_on_a_slow_stream(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cairn.ledger, "BATCH_SECONDS", 0)
+    monkeypatch.setattr(cairn.ledger.writer, "BATCH_SECONDS", 0)
     assert ledger.extend(len(ledger) for _ in range(3)) == 3
     assert [block.data for block in ledger][1:] == [1, 2, 3]
 
@@ -158,7 +158,7 @@ def test_extend_does_not_sit_on_a_slow_stream(
 def test_extend_says_how_many_are_durable_and_which_failed(
     path: Path, monkeypatch: pytest.MonkeyPatch, bad: int
 ) -> None:
-    monkeypatch.setattr(cairn.ledger, "BATCH_ENTRIES", 10)
+    monkeypatch.setattr(cairn.ledger.writer, "BATCH_ENTRIES", 10)
     values: list[object] = list(range(30))
     values[bad] = {"deep": [math.nan]}
     with Ledger.open(path) as ledger:
@@ -233,10 +233,10 @@ def test_one_bad_key_does_not_fail_the_others_of_its_commit(ledger: Ledger) -> N
 
     pairs = [("a", "1"), ("other", "taken"), ("b", "2"), ("b", "2"), ("c", "2")] * 3
     threads = [threading.Thread(target=work, args=pair) for pair in pairs]
-    with ledger._own_turn():  # so that all of them come together
+    with ledger._writer.own_turn():  # so that all of them come together
         for thread in threads:
             thread.start()
-        while len(ledger._pending) < len(pairs):
+        while len(ledger._writer._pending) < len(pairs):
             pass
     for thread in threads:
         thread.join()

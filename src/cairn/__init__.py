@@ -6,9 +6,9 @@ with Ledger.open("audit.cairn") as ledger:
 """
 
 from cairn.core.block import Block
-from cairn.core.errors import CairnError, EntryError, FormatError, InvalidChainError
+from cairn.core.errors import CairnError, EntryError, FormatError
 from cairn.core.genesis import Genesis, Limits
-from cairn.core.rules import Failure
+from cairn.core.rules import Failure, InvalidChainError
 from cairn.ledger import ExtendError, Ledger, Report
 from cairn.store.errors import (
     DamagedError,

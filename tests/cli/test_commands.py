@@ -144,7 +144,7 @@ def test_log_filters_by_time_and_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return int(datetime.fromisoformat(next(times)).timestamp()) * 1_000_000
 
-    monkeypatch.setattr("cairn.ledger.now_us", clock)
+    monkeypatch.setattr("cairn.ledger.ledger.now_us", clock)
     monkeypatch.setattr(Ledger.__init__, "__kwdefaults__", {"clock": clock, **_others()})
     for value in ("a", "b", "ab", "c"):
         add(value)

@@ -9,7 +9,7 @@ import pytest
 
 from cairn.core.block import Block
 from cairn.core.segment import Segment
-from cairn.store import sqlite
+from cairn.store import runs, sqlite
 from cairn.store.interface import Head, Store
 from cairn.store.memory import MemoryStore
 from cairn.store.sqlite import SqliteStore
@@ -109,8 +109,8 @@ def test_keys_are_remembered_with_their_positions(open_store: Open) -> None:
 def test_runs_are_cut_by_blocks_and_bytes(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "RUN_BLOCKS", 4)
-    monkeypatch.setattr(sqlite, "RUN_BYTES", 60)
+    monkeypatch.setattr(runs, "RUN_BLOCKS", 4)
+    monkeypatch.setattr(runs, "RUN_BYTES", 60)
     blocks = chain(*("x" * (i * 7 % 90) for i in range(40)))
     store = open_store(segments(blocks, 1, 30))
     assert blocks_of(store, 0, 99) == blocks

@@ -16,7 +16,8 @@ from cairn import (
     ReadOnlyError,
     StoreError,
 )
-from cairn.store.sqlite import FILE_NAME, RUN_BLOCKS, SqliteStore
+from cairn.store.runs import RUN_BLOCKS
+from cairn.store.sqlite import FILE_NAME, SqliteStore
 from tests.builders import chain, segments
 
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import click
 
-from cairn.core.errors import CairnError, FormatError, InvalidChainError
+from cairn.core.errors import CairnError, FormatError
+from cairn.core.rules import InvalidChainError
 from cairn.store.errors import DamagedError
 
 NOT_VALID: Final = 1

@@ -16,7 +16,7 @@ import click
 
 from cairn.cli.common import ledger_option
 from cairn.core.block import Block
-from cairn.ledger import Ledger, now_us
+from cairn.ledger.ledger import Ledger, now_us
 
 FOLLOW_SECONDS: Final = 0.2
 """Between looks for new blocks: soon enough for a person, cheap enough to leave running."""

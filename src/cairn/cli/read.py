@@ -14,8 +14,8 @@ import click
 
 from cairn.cli.common import NOT_VALID, ledger_option, progress
 from cairn.core.canonical import parse
-from cairn.exchange import export_lines
 from cairn.ledger import Ledger, Report
+from cairn.ledger.exchange import export_lines
 from cairn.store.errors import NoSuchBlockError
 
 HASH_DIGITS: Final = 64

@@ -14,8 +14,8 @@ import click
 from cairn.cli.common import Failed, ledger_option, progress
 from cairn.core.errors import FormatError
 from cairn.core.genesis import Genesis
-from cairn.exchange import import_chain
 from cairn.ledger import ExtendError, Ledger
+from cairn.ledger.exchange import import_chain
 
 CHUNK: Final = 2**20
 """Bytes read at once. What a pipe has ready is recorded before more is waited for."""

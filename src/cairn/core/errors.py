@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cairn.core.rules import Failure
-
 
 class CairnError(Exception):
     """Base of every error that Cairn raises on purpose."""
@@ -33,11 +28,3 @@ class EntryError(CairnError, ValueError):
 
 class FormatError(CairnError, ValueError):
     """Bytes or JSON that are not a block, header or genesis of format version 1."""
-
-
-class InvalidChainError(CairnError):
-    """A chain breaks a rule; `failure` says which block, which rule, expected and found."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.entry import Entry
-from cairn.core.errors import FormatError
+from cairn.core.errors import CairnError, FormatError
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.header import FORMAT_VERSION, LIMIT_63, NO_HASH, Header, Kind
 from cairn.core.merkle import leaf_hash, tree_hash
@@ -33,6 +33,14 @@ class Failure:
     def to_value(self) -> dict[str, Any]:
         """Return the JSON object `{index, rule, expected, found, message}`."""
         return asdict(self)
+
+
+class InvalidChainError(CairnError):
+    """A chain breaks a rule; `failure` says which block, which rule, expected and found."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class Stored(NamedTuple):

@@ -35,6 +35,7 @@ from cairn.store.errors import (
     StoreError,
 )
 from cairn.store.interface import Head
+from cairn.store.runs import before, in_runs, joined, since
 
 FILE_NAME: Final = "tail.sqlite"
 
@@ -76,10 +77,6 @@ CREATE TABLE keys (      -- what retries with a key have already recorded
 ) STRICT, WITHOUT ROWID;
 """
 
-RUN_BLOCKS: Final = 1024
-"""Blocks in a row, at most: what reading one block has to load."""
-RUN_BYTES: Final = 2**20
-"""Bytes of entries in a row, unless one block is larger."""
 SCAN_BLOCKS: Final = 8192
 """Blocks in a scanned segment, about: enough to make the cost of a segment small."""
 SCAN_BYTES: Final = 8 * 2**20
@@ -208,9 +205,9 @@ class SqliteStore:
                 (after,) = connection.execute(_BEFORE, (start,)).fetchone()
             while segments := self._next_runs(connection, after, stop):
                 after = segments[-1].start
-                segments[-1] = _before(segments[-1], stop)
-                segments[:1] = _since(segments[0], start)
-                yield from _joined(segments)
+                segments[-1] = before(segments[-1], stop)
+                segments[:1] = since(segments[0], start)
+                yield from joined(segments)
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`."""
@@ -337,7 +334,7 @@ class SqliteStore:
 
 def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str, int]) -> None:
     """Write `segment` and `keys` in one transaction."""
-    rows = list(map(_row, _runs(segment)))
+    rows = list(map(_row, in_runs(segment)))
     if len(rows) == 1 and not keys:  # a statement is a transaction
         connection.execute(_APPEND, rows[0])
         return
@@ -347,49 +344,8 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
     connection.execute("COMMIT")
 
 
-def _since(run: Segment, start: int) -> list[Segment]:
-    """Return the blocks of `run` from position `start` on: all, some or none."""
-    if run.start >= start:
-        return [run]
-    return [run.cut(start - run.start, len(run))] if start < run.stop else []
-
-
-def _before(run: Segment, stop: int) -> Segment:
-    """Return the blocks of `run` before position `stop`, which is past its start."""
-    return run.cut(0, stop - run.start) if stop < run.stop else run
-
-
-def _runs(segment: Segment) -> Iterator[Segment]:
-    """Cut a segment into what goes into a row each."""
-    n = len(segment)
-    if n == 1 or (n <= RUN_BLOCKS and len(segment.data) <= RUN_BYTES):
-        yield segment
-        return
-    bounds, first = segment.byte_bounds, 0
-    while first < n:
-        limit = int(bounds[first]) + RUN_BYTES
-        last = int(bounds[first + 1 : first + RUN_BLOCKS + 1].searchsorted(limit, "right"))
-        last = first + max(last, 1)
-        yield segment.cut(first, last)
-        first = last
-
-
 def _row(run: Segment) -> tuple[object, ...]:
     return (run.start, run.hashes.data, run.headers.data, run.offset_bytes(), run.data.data)
-
-
-def _joined(segments: list[Segment]) -> Iterator[Segment]:
-    """Join the segments that follow one another and can be joined; the others stay alone."""
-    group: list[Segment] = []
-    for segment in segments:
-        if group and not (
-            segment.is_regular and group[-1].is_regular and group[-1].stop == segment.start
-        ):
-            yield Segment.join(group)
-            group = []
-        group.append(segment)
-    if group:
-        yield Segment.join(group)
 
 
 def _require_types(path: Path, row: tuple[object, ...] | None, types: tuple[type, ...]) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 
 from cairn.core.block import Block
 from cairn.core.canonical import canonical, parse
-from cairn.core.errors import EntryError, FormatError, InvalidChainError
+from cairn.core.errors import EntryError, FormatError
 from cairn.core.genesis import Genesis, Limits
+from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary, validate
-from cairn.encoding import Encoder
 from cairn.hashing.portable import HashlibHasher
-from cairn.ledger import BATCH_BYTES, BATCH_ENTRIES, Ledger
+from cairn.ledger.encoding import Encoder
+from cairn.ledger.ledger import Ledger
+from cairn.ledger.writer import BATCH_BYTES, BATCH_ENTRIES
 from cairn.store.directory import new_directory
 from cairn.store.sqlite import SqliteStore
 

@@ -1,0 +1,298 @@
+"""The ledger: append, extend, read, validate. What all else is built on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, suppress
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self, overload
+
+from cairn.core.block import Block
+from cairn.core.entry import SALT_BYTES
+from cairn.core.errors import FormatError
+from cairn.core.genesis import Genesis, Limits
+from cairn.core.segment import Segment
+from cairn.core.validation import Summary
+from cairn.hashing.portable import HashlibHasher
+from cairn.ledger.encoding import Encoder
+from cairn.ledger.report import Report, require_sound_ends, validate_store
+from cairn.ledger.writer import Writer
+from cairn.store.directory import new_directory
+from cairn.store.errors import (
+    DamagedError,
+    ExistsError,
+    NoSuchBlockError,
+    NotFoundError,
+)
+from cairn.store.interface import Store
+from cairn.store.memory import MemoryStore
+from cairn.store.sqlite import SqliteStore
+
+
+def now_us() -> int:
+    """Return the time of this machine's clock in µs since the Unix epoch."""
+    return time.time_ns() // 1000
+
+
+class Ledger:
+    """An append-only chain of JSON values, each sealed in a block.
+
+    A sequence of `Block`: `len(ledger)`, `ledger[index]`, `ledger[-1]`, iteration. Safe to use from
+    many threads; appends that come together share one commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], int] = now_us,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Take over `store`, which holds at least genesis.
+
+        `clock` returns µs since the Unix epoch; `entropy(n)` returns n random bytes, for salts.
+        """
+        self._store = store
+        self._hasher = HashlibHasher()
+        self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, read_only: bool = False) -> Ledger:
+        """Open the ledger in directory `path`; to write, unless `read_only`.
+
+        To write, it is created if missing. Reads no history, so takes no longer for a long one.
+
+        Raises:
+            LockedError: another writer holds it; the message says who.
+            NotFoundError: nothing is there, and `read_only`.
+            DamagedError: what is there cannot be read as a ledger.
+            InvalidChainError: genesis or the last block breaks a rule, so nothing may follow it.
+        """
+        path = Path(path)
+        if not read_only and not _occupied(path):
+            with suppress(ExistsError):  # another process was faster
+                return cls.create(path)
+        ledger = cls(SqliteStore(path, read_only=read_only))
+        if not read_only:
+            try:
+                require_sound_ends(ledger._store, ledger._hasher, ledger._limits_or_default())
+            except BaseException:
+                ledger.close()
+                raise
+        return ledger
+
+    @classmethod
+    def create(cls, path: str | PathLike[str], genesis: Genesis | None = None) -> Ledger:
+        """Create a ledger in directory `path` and open it to write.
+
+        Without `genesis`, its name is that of the directory.
+
+        Raises:
+            ExistsError: something is there already.
+        """
+        path = Path(path)
+        genesis = genesis or Genesis(name=path.absolute().stem[:255] or "ledger")
+        block = genesis.block(timestamp=now_us(), salt=os.urandom(SALT_BYTES))
+        with new_directory(path) as directory:
+            SqliteStore.create(directory)
+            with closing(SqliteStore(directory)) as store:
+                store.append(Segment.from_blocks(0, [block]), {})
+        return cls.open(path)
+
+    @classmethod
+    def in_memory(
+        cls,
+        genesis: Genesis | None = None,
+        *,
+        clock: Callable[[], int] = now_us,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> Ledger:
+        """Return a new ledger that is gone when it is: for tests and teaching."""
+        block = (genesis or Genesis()).block(timestamp=clock(), salt=entropy(SALT_BYTES))
+        return cls(MemoryStore(Segment.from_blocks(0, [block])), clock=clock, entropy=entropy)
+
+    def append(self, value: object, *, key: str | None = None) -> Block:
+        """Record one JSON value; return its block, durable.
+
+        With a `key` (1 to 255 characters), a retry of the same value returns the block of the first
+        try instead of recording it again, however the first try ended.
+
+        Raises:
+            EntryError: `value` has no canonical JSON, is past a limit, or `key` was used for
+                another value. Nothing was written.
+            OutcomeUnknownError: the disk failed; whether the entry is durable is not known.
+        """
+        return self._writer.append(self._encoder.value(value), key)
+
+    def append_json(self, text: bytes | str, *, key: str | None = None) -> Block:
+        """Record the value of one JSON text, as `append` does.
+
+        Raises:
+            EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
+            OutcomeUnknownError: as for `append`.
+        """
+        return self._writer.append(self._encoder.text(_utf8(text)), key)
+
+    def extend(self, values: Iterable[object]) -> int:
+        """Record many JSON values, a block each; return how many. All are durable.
+
+        Takes any iterable, once, and commits in batches as it goes.
+
+        Raises:
+            ExtendError: an item was refused; all before it are durable, and `durable` is their
+                number. Whatever the iterable itself raises leaves the same behind.
+            OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
+                may be.
+        """
+        return self._writer.extend(values, self._encoder.value)
+
+    def extend_json(self, texts: Iterable[bytes | str]) -> int:
+        """Record the values of many JSON texts, such as the lines of an NDJSON file, as `extend`.
+
+        Raises:
+            ExtendError: also where a text is not acceptable JSON.
+            OutcomeUnknownError: as for `extend`.
+        """
+        return self._writer.extend(map(_utf8, texts), self._encoder.text)
+
+    @cached_property
+    def genesis(self) -> Genesis:
+        """The rules of this ledger, from block 0.
+
+        Raises:
+            FormatError: block 0 does not record a genesis (damage).
+        """
+        return Genesis.of(self[0])
+
+    @property
+    def id(self) -> str:
+        """The ledger's id in every network: the hash of genesis, 64 hex digits."""
+        return self[0].hash
+
+    @property
+    def head(self) -> Block:
+        """The last block."""
+        return self[-1]
+
+    def __len__(self) -> int:
+        return self._store.head().length
+
+    @overload
+    def __getitem__(self, index: int) -> Block: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Block]: ...
+    def __getitem__(self, index: int | slice) -> Block | list[Block]:
+        """Return the block at `index`, or those of a slice. Negative ones count from the end.
+
+        Raises:
+            NotFoundError: there is none (it is an `IndexError`, too).
+        """
+        if isinstance(index, slice):
+            positions = range(*index.indices(len(self)))
+            if positions.step == 1:
+                return [b for s in self.scan(positions.start, positions.stop) for b in s.blocks()]
+            return [self[i] for i in positions]
+        position = index if index >= 0 else index + len(self)
+        block = self._store.get(position) if position >= 0 else None
+        if block is None:
+            raise NoSuchBlockError(f"there is no block {index}; the ledger has {len(self)}")
+        return block
+
+    def __iter__(self) -> Iterator[Block]:
+        return (block for segment in self.scan() for block in segment.blocks())
+
+    def find(self, block_hash: str) -> Block | None:
+        """Return the block with this hash (64 hex digits), or None."""
+        try:
+            raw = bytes.fromhex(block_hash)
+        except ValueError:
+            return None
+        position = self._store.find(raw) if len(raw) == 32 else None
+        return None if position is None else self[position]
+
+    def scan(self, start: int = 0, stop: int | None = None) -> Iterator[Segment]:
+        """Yield the blocks from `start` to `stop` (by default all there are now) as segments.
+
+        In constant memory, while appends go on. Stored bytes as they are, valid or not.
+
+        Raises:
+            DamagedError: stored columns that cannot be read at all.
+        """
+        length = len(self)
+        return self._store.scan(start, length if stop is None else min(stop, length))
+
+    def validate(
+        self,
+        *,
+        all: bool = False,  # noqa: A002 - the pinned name
+        progress: Callable[[Summary], None] | None = None,
+    ) -> Report:
+        """Read the whole store again and check every rule on every block, genesis to head.
+
+        With `all`, every failing block is reported, each by the first rule that it breaks; without,
+        only the first. `progress` is called now and then with the summary of all so far. Never
+        raises for what it finds: damage that cannot be read ends the run, as a failure of the rule
+        `storage`; an end that is not the recorded one is a failure of the rule `head`.
+        """
+        return validate_store(
+            self._store,
+            self._hasher,
+            self._limits_or_default(),
+            every=all,
+            progress=progress or (lambda _total: None),
+        )
+
+    def backup(
+        self, target: str | PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write a consistent copy of the ledger to the directory `target`, whole or not at all.
+
+        Works while a writer appends, in this process or another. `progress` is called with how
+        much of how much is done.
+
+        Raises:
+            ExistsError: `target` is there already.
+        """
+        with new_directory(Path(target)) as directory:
+            self._store.backup(directory, progress or (lambda _done, _total: None))
+
+    def close(self) -> None:
+        """Let go of the files and of the right to write. Closing twice is fine."""
+        with self._writer.own_turn():
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(self.genesis.limits)
+
+    def _limits_or_default(self) -> Limits:
+        """Return the limits to validate by, also where genesis cannot be read."""
+        try:
+            return self.genesis.limits
+        except (FormatError, DamagedError, NotFoundError):
+            return Limits()
+
+
+def _utf8(text: bytes | str) -> bytes:
+    """Return `text` as bytes; a lone surrogate becomes bad UTF-8, which parsing refuses."""
+    return text.encode(errors="surrogatepass") if isinstance(text, str) else text
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))

@@ -1,0 +1,118 @@
+"""Validating a whole store, genesis to head, and what is said of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cairn.core import rules
+from cairn.core.genesis import Limits
+from cairn.core.hasher import Hasher
+from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
+from cairn.core.validation import Summary, validate
+from cairn.store.errors import DamagedError
+from cairn.store.interface import Head, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What validation found."""
+
+    valid: bool
+    blocks: int
+    """Blocks that were read."""
+    bytes: int
+    """Bytes of headers and entries that were checked."""
+    seconds: float
+    failures: tuple[Failure, ...]
+    """By position; only the first unless `all=True` was asked for."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first failure."""
+        return self.failures[0] if self.failures else None
+
+    def to_value(self) -> dict[str, Any]:
+        """Return the JSON object that `cairn validate --json` prints."""
+        value: dict[str, Any] = {
+            "valid": self.valid,
+            "execution_time": self.seconds,
+            "blocks": self.blocks,
+            "bytes": self.bytes,
+        }
+        if self.failure is not None:
+            value["failed_block"] = self.failure.index
+            value["failure"] = self.failure.to_value()
+        return value
+
+
+def validate_store(
+    store: Store,
+    hasher: Hasher,
+    limits: Limits,
+    *,
+    every: bool,
+    progress: Callable[[Summary], None],
+) -> Report:
+    """Read `store` from genesis to head and check every rule, as `Ledger.validate` says."""
+    began = time.perf_counter()
+    total: Summary | None = None
+    ends: list[Failure] = []
+    try:
+        head = store.head()
+        for segment in store.scan(0, head.length):
+            summary = validate(segment, hasher, limits, every=every)
+            if total is None and (broken := rules.index_follows(0, summary.start)):
+                ends.append(rules.failure(0, "index", broken))
+            total = total + summary if total else summary
+            progress(total)
+            if total.failures and not every:
+                break
+        else:
+            ends += _check_head(head, total)
+    except DamagedError as error:
+        at = total.stop if total else 0
+        ends.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
+    failures = [*(total.failures if total else ()), *ends]
+    failures.sort(key=lambda failure: (failure.index, NUMBERS.get(failure.rule, len(NUMBERS) + 1)))
+    return Report(
+        valid=not failures,
+        blocks=total.blocks if total else 0,
+        bytes=total.nbytes if total else 0,
+        seconds=time.perf_counter() - began,
+        failures=tuple(failures if every else failures[:1]),
+    )
+
+
+def require_sound_ends(store: Store, hasher: Hasher, limits: Limits) -> None:
+    """Refuse a store whose first or last block breaks a rule, or whose end is not the recorded one.
+
+    Raises:
+        InvalidChainError: which block, which rule.
+    """
+    head = store.head()
+    last: Summary | None = None
+    for at in dict.fromkeys((0, head.length - 1)):
+        for segment in store.scan(at, at + 1):
+            last = validate(segment, hasher, limits)
+            for failure in last.failures:
+                raise InvalidChainError(failure)
+    for failure in _check_head(head, last):
+        raise InvalidChainError(failure)
+
+
+def _check_head(head: Head, total: Summary | None) -> Iterator[Failure]:
+    """Yield how the stored chain does not end where the store has recorded that it does."""
+    stop = total.stop if total else 0
+    if stop < max(head.length, 1):
+        meaning = "blocks are missing at the end" if stop else "genesis is missing"
+        yield rules.failure(stop, "head", Broken(head.length, stop, meaning))
+    elif head.stored != head.length:
+        meaning = "there are blocks past the recorded end"
+        yield rules.failure(head.length, "head", Broken(head.length, head.stored, meaning))
+    elif total and total.last_hash != head.hash:
+        meaning = "the last block is not the one recorded as head"
+        broken = Broken(head.hash.hex(), total.last_hash.hex(), meaning)
+        yield rules.failure(head.length - 1, "head", broken)
