@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from cairn import Ledger, Report
+from cairn.store.sqlite import SqliteStore
+from tests import independent
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
@@ -13,6 +18,22 @@ settings.register_profile(
     "cairn", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("cairn")
+
+
+@pytest.fixture(autouse=True)
+def every_verdict_has_a_second_opinion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every validation of a stored ledger, anywhere in the suite, to the independent one."""
+    validate = Ledger.validate
+
+    def held(self: Ledger, *, all: bool = False, **others: Any) -> Report:  # noqa: A002
+        report = validate(self, all=all, **others)
+        if isinstance(self._store, SqliteStore):
+            second = independent.check(self._store._directory)
+            found = [independent.Finding(f.index, f.rule) for f in report.failures]
+            assert found == (second if all else second[:1])
+        return report
+
+    monkeypatch.setattr(Ledger, "validate", held)
 
 
 def shared(name: str) -> Path:

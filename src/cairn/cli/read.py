@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,7 +16,7 @@ from cairn.cli.common import NOT_VALID, ledger_option, progress
 from cairn.core.canonical import parse
 from cairn.ledger import Ledger, Report
 from cairn.ledger.exchange import export_lines
-from cairn.store.errors import NoSuchBlockError
+from cairn.store.errors import DamagedError, NoSuchBlockError
 
 HASH_DIGITS: Final = 64
 
@@ -47,11 +47,12 @@ def show(directory: Path, block: str) -> None:
 @click.pass_context
 def validate(ctx: click.Context, directory: Path, every: bool, as_json: bool) -> None:
     """Read the whole ledger again and check every rule, from genesis to head."""
-    with (
-        Ledger.open(directory, read_only=True) as ledger,
-        progress("validating", len(ledger)) as show_done,
-    ):
-        report = ledger.validate(all=every, progress=lambda total: show_done(total.stop))
+    with Ledger.open(directory, read_only=True) as ledger:
+        length = None
+        with suppress(DamagedError):  # which the report will name
+            length = len(ledger)
+        with progress("validating", length) as show_done:
+            report = ledger.validate(all=every, progress=lambda total: show_done(total.stop))
     if as_json:
         value = report.to_value()
         if every:

@@ -118,7 +118,9 @@ class Genesis:
         Raises:
             FormatError: not a genesis, or its JSON is not canonical.
         """
-        text = b"".join(entry.canonical for entry in block.entries)
+        if len(block.entries) != 1:
+            raise FormatError(f"genesis is one entry, found {len(block.entries)}")
+        text = block.entries[0].canonical
         try:
             value = parse(text)
             if canonical(value, depth=MAX_DEPTH) != text:

@@ -185,12 +185,12 @@ class Segment:
 
     @property
     def is_regular(self) -> bool:
-        """Whether counts, offsets and data agree in number, so that it can be joined."""
+        """Whether counts, offsets and data agree, so that it can be joined to others."""
         entries = int(self.fields["count"].sum(dtype=np.uint64))
         return (
             entries == len(self.offsets) - 1
-            and self.offsets[0] == 0
-            and self.offsets[-1] == len(self.data)
+            and int(self.offsets[0]) == 0
+            and int(self.offsets[-1]) == int(self.offsets.max()) == len(self.data)
         )
 
     def entries(self, i: int) -> tuple[bytes, ...]:

@@ -27,7 +27,6 @@ from cairn.store.errors import (
     DamagedError,
     ExistsError,
     NoSuchBlockError,
-    NotFoundError,
 )
 from cairn.store.interface import Store
 from cairn.store.memory import MemoryStore
@@ -166,6 +165,7 @@ class Ledger:
 
         Raises:
             FormatError: block 0 does not record a genesis (damage).
+            NoSuchBlockError: there is no block 0 (damage).
         """
         return Genesis.of(self[0])
 
@@ -190,7 +190,7 @@ class Ledger:
         """Return the block at `index`, or those of a slice. Negative ones count from the end.
 
         Raises:
-            NotFoundError: there is none (it is an `IndexError`, too).
+            NoSuchBlockError: there is none (it is an `IndexError`, too).
         """
         if isinstance(index, slice):
             positions = range(*index.indices(len(self)))
@@ -285,7 +285,7 @@ class Ledger:
         """Return the limits to validate by, also where genesis cannot be read."""
         try:
             return self.genesis.limits
-        except (FormatError, DamagedError, NotFoundError):
+        except (FormatError, DamagedError, NoSuchBlockError):
             return Limits()
 
 

@@ -71,7 +71,7 @@ def validate_store(
             if total.failures and not every:
                 break
         else:
-            ends += _check_head(head, total)
+            ends += _check_head(head, total, store.surplus())
     except DamagedError as error:
         at = total.stop if total else 0
         ends.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
@@ -99,19 +99,20 @@ def require_sound_ends(store: Store, hasher: Hasher, limits: Limits) -> None:
             last = validate(segment, hasher, limits)
             for failure in last.failures:
                 raise InvalidChainError(failure)
-    for failure in _check_head(head, last):
+    for failure in _check_head(head, last, store.surplus()):
         raise InvalidChainError(failure)
 
 
-def _check_head(head: Head, total: Summary | None) -> Iterator[Failure]:
+def _check_head(head: Head, total: Summary | None, surplus: int) -> Iterator[Failure]:
     """Yield how the stored chain does not end where the store has recorded that it does."""
     stop = total.stop if total else 0
     if stop < max(head.length, 1):
         meaning = "blocks are missing at the end" if stop else "genesis is missing"
         yield rules.failure(stop, "head", Broken(head.length, stop, meaning))
-    elif head.stored != head.length:
+    elif surplus:
         meaning = "there are blocks past the recorded end"
-        yield rules.failure(head.length, "head", Broken(head.length, head.stored, meaning))
+        broken = Broken(head.length, head.length + surplus, meaning)
+        yield rules.failure(head.length, "head", broken)
     elif total and total.last_hash != head.hash:
         meaning = "the last block is not the one recorded as head"
         broken = Broken(head.hash.hex(), total.last_hash.hex(), meaning)

@@ -11,21 +11,23 @@ from cairn.core.segment import Segment
 
 
 class Head(NamedTuple):
-    """What the store says of its end, all read at one moment."""
+    """Where the chain ends, as recorded with each append."""
 
     length: int
-    """Blocks, as recorded with each append."""
+    """Blocks."""
     hash: bytes
-    """Stored hash of the last block, as recorded with each append; 32 bytes."""
-    stored: int
-    """Position after the last block that is really there; `length` unless tampered with."""
+    """Stored hash of the last block; 32 bytes."""
 
 
 class Store(Protocol):
     """An append-only chain of blocks. Any number of threads may call it; one process writes."""
 
     def head(self) -> Head:
-        """Return the recorded head, and where the stored blocks end."""
+        """Return the recorded head."""
+        ...
+
+    def surplus(self) -> int:
+        """Return by how many blocks what is stored goes past the recorded length; 0 is right."""
         ...
 
     def get(self, index: int) -> Block | None:
@@ -56,7 +58,8 @@ class Store(Protocol):
         Memory is bounded by a few MiB and the largest stored run; appends go on meanwhile.
 
         Raises:
-            DamagedError: stored columns that are no segment. What came before was yielded.
+            DamagedError: stored columns that are no segment, or that overlap. All blocks before
+                were yielded.
         """
         ...
 

@@ -22,7 +22,11 @@ class MemoryStore:
     def head(self) -> Head:
         """See `Store.head`."""
         last = self._segments[-1]
-        return Head(last.stop, last.hashes[-1].tobytes(), last.stop)
+        return Head(last.stop, last.hashes[-1].tobytes())
+
+    def surplus(self) -> int:
+        """See `Store.surplus`."""
+        return 0
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""

@@ -122,7 +122,7 @@ class SqliteStore:
         self._reader: sqlite3.Connection | None = None
         try:
             if read_only:
-                self.head()
+                self._read_one("SELECT 1", ())  # is it a ledger at all?
             else:
                 self._connect_writer()
         except BaseException:
@@ -142,21 +142,29 @@ class SqliteStore:
 
     def head(self) -> Head:
         """See `Store.head`."""
+        row = self._read_one("SELECT length, hash, (SELECT count(*) FROM head) FROM head", ())
+        length, block_hash, rows = self._typed(row, int, bytes, int)
+        if rows != 1:
+            raise DamagedError(f"{self._path}: {rows} heads are recorded")
+        return Head(length, block_hash)
+
+    def surplus(self) -> int:
+        """See `Store.surplus`."""
         row = self._read_one(
-            "SELECT length, hash, coalesce((SELECT first + length(hashes) / ? FROM runs"
-            " ORDER BY first DESC LIMIT 1), 0) FROM head",
-            (HASH_BYTES,),
+            "SELECT length, first, length(hashes) FROM head, runs ORDER BY first DESC LIMIT 1", ()
         )
-        _require_types(self._path, row, (int, bytes, int))
-        assert row is not None
-        return Head(*row)
+        if row is None:
+            return 0
+        length, first, size = self._typed(row, int, int, int)
+        end: int = first + max(size // HASH_BYTES, 1)
+        return max(0, end - int(length))
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""
         row = self._read_one(
             f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,)
         )
-        segment = None if row is None else self._segment(row)
+        segment = None if row is None else self._segment(row, 0)
         if segment is None or index >= segment.stop:
             return None
         return segment.block(index - segment.start)
@@ -203,8 +211,9 @@ class SqliteStore:
             after = -(2**63)  # below any row: a scan of everything passes over none
             if start > 0:
                 (after,) = connection.execute(_BEFORE, (start,)).fetchone()
-            while segments := self._next_runs(connection, after, stop):
-                after = segments[-1].start
+            end = 0
+            while segments := self._next_runs(connection, after, stop, end):
+                after, end = segments[-1].start, segments[-1].stop
                 segments[-1] = before(segments[-1], stop)
                 segments[:1] = since(segments[0], start)
                 yield from joined(segments)
@@ -309,23 +318,41 @@ class SqliteStore:
             row = self._read_connection().execute(query, values).fetchone()
             return row
 
-    def _next_runs(self, connection: sqlite3.Connection, after: int, stop: int) -> list[Segment]:
-        """Return the runs that begin after `after` and before `stop`, as many as one step takes."""
+    def _next_runs(
+        self, connection: sqlite3.Connection, after: int, stop: int, end: int
+    ) -> list[Segment]:
+        """Return the runs that begin after `after` and before `stop`, as many as one step takes.
+
+        None may begin before `end`, where the one before ended. Damage ends a step early; only a
+        step that begins with it raises.
+        """
         segments: list[Segment] = []
         blocks = size = 0
-        with closing(connection.execute(_RUNS, (after, stop))) as rows:
-            for row in rows:
-                segments.append(self._segment(row))
-                blocks, size = blocks + len(segments[-1]), size + len(segments[-1].data)
-                if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
-                    break
+        try:
+            with closing(connection.execute(_RUNS, (after, stop))) as rows:
+                for row in rows:
+                    segment = self._segment(row, end)
+                    segments.append(segment)
+                    blocks, size = blocks + len(segment), size + len(segment.data)
+                    end = segment.stop
+                    if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
+                        break
+        except (DamagedError, sqlite3.Error, UnicodeDecodeError):
+            if not segments:
+                raise
         return segments
 
-    def _segment(self, row: tuple[Any, ...]) -> Segment:
-        _require_types(self._path, row, (int, bytes, bytes, bytes, bytes))
-        first, hashes, headers, offsets, data = row
-        if first < 0:
-            raise DamagedError(f"{self._path}: a run begins at block {first}")
+    def _typed(self, row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
+        """Return `row`, of these types: STRICT tables hold them, unless they were damaged."""
+        if row is None or tuple(map(type, row)) != types:
+            raise DamagedError(f"{self._path}: a row is missing or of other types than written")
+        return row
+
+    def _segment(self, row: tuple[Any, ...], end: int) -> Segment:
+        """Return a run, which may not begin before `end`, where the one before ended."""
+        first, hashes, headers, offsets, data = self._typed(row, int, *[bytes] * 4)
+        if first < end:
+            raise DamagedError(f"{self._path}: a run begins at block {first}, before {end}")
         try:
             return Segment.from_bytes(first, headers, hashes, data, offsets)
         except FormatError as error:
@@ -346,12 +373,6 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
 
 def _row(run: Segment) -> tuple[object, ...]:
     return (run.start, run.hashes.data, run.headers.data, run.offset_bytes(), run.data.data)
-
-
-def _require_types(path: Path, row: tuple[object, ...] | None, types: tuple[type, ...]) -> None:
-    """STRICT tables hold these types; only damage makes them others."""
-    if row is None or tuple(map(type, row)) != types:
-        raise DamagedError(f"{path}: a row is missing or of other types than were written")
 
 
 @contextmanager

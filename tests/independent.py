@@ -1,0 +1,249 @@
+"""A validator of stored ledgers, written from docs/format.md alone, to hold `cairn validate` to it.
+
+It shares no code with cairn, and prefers the words of that page to speed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+RULES = "version kind count index timestamp link hash size data_root work genesis limits"
+LIMITS = {  # default, lowest, highest
+    "count": (65_536, 1, 2**32 - 1),
+    "size": (16_777_216, 17, 2**32 - 1),
+    "depth": (128, 1, 256),
+}
+DEFAULTS = {name: default for name, (default, _, _) in LIMITS.items()}
+ESCAPES = {chr(code): f"\\u{code:04x}" for code in range(32)}
+ESCAPES |= {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+ESCAPES |= {'"': '\\"', "\\": "\\\\"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    index: int
+    rule: str
+
+
+class UnreadableError(Exception):
+    """What is stored cannot be taken apart into blocks."""
+
+
+class Header:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.version, self.kind, self.bits, self.index = struct.unpack(">HHIQ", data[:16])
+        self.previous_hash = data[16:48]
+        self.timestamp, self.count, self.size = struct.unpack(">QII", data[48:64])
+        self.data_root = data[64:96]
+        (self.nonce,) = struct.unpack(">Q", data[96:])
+
+
+@dataclass(frozen=True)
+class Block:
+    stored_hash: bytes
+    header: Header
+    entries: list[bytes]
+    stored_bytes: int
+
+
+def check(directory: Path) -> list[Finding]:
+    """Every failing block, by position, each with the first rule it breaks."""
+    broken: list[Finding] = []
+    position = 0  # of the next block
+    before: Block | None = None
+    limits = DEFAULTS
+    past_the_end = False
+    length = 0
+    uri = (directory / "tail.sqlite").resolve().as_uri() + "?mode=ro"
+    try:
+        database = sqlite3.connect(uri, uri=True, isolation_level=None)
+    except sqlite3.Error:
+        return [Finding(0, "storage")]
+    try:
+        database.execute("BEGIN")
+        length, last_hash = read_head(database)
+        for first, *columns in database.execute(
+            "SELECT first, hashes, headers, offsets, data FROM runs ORDER BY first"
+        ):
+            if natural(first) >= length:
+                past_the_end = True
+                break
+            require(first >= position)
+            blocks = blocks_of_row(*map(blob, columns))
+            if first > position:
+                broken.append(Finding(position, "index"))
+                position, before = first, None
+            for block in blocks:
+                if position == 0:
+                    limits = genesis_limits(block.entries) or DEFAULTS
+                rule = broken_rule(block, position, before, limits)
+                if rule is not None and position < length:
+                    broken.append(Finding(position, rule))
+                position, before = position + 1, block
+        if position < max(length, 1):
+            end = [Finding(position, "head")]
+        elif past_the_end or position > length:
+            end = [Finding(length, "head")]
+        elif before is not None and before.stored_hash != last_hash:
+            end = [Finding(length - 1, "head")]
+        else:
+            end = []
+    except (sqlite3.Error, UnicodeDecodeError, UnreadableError):
+        end = [Finding(min(position, length), "storage")]
+    finally:
+        database.close()
+    return sorted(first_of_each(broken) + end, key=lambda finding: finding.index)
+
+
+def first_of_each(broken: list[Finding]) -> list[Finding]:
+    """Of each position the rule with the lowest number: two rows may claim the same position."""
+    kept: dict[int, Finding] = {}
+    for finding in sorted(broken, key=lambda finding: RULES.split().index(finding.rule)):
+        kept.setdefault(finding.index, finding)
+    return list(kept.values())
+
+
+def require(condition: bool) -> None:
+    if not condition:
+        raise UnreadableError
+
+
+def natural(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise UnreadableError
+    return value
+
+
+def blob(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise UnreadableError
+    return value
+
+
+def read_head(database: sqlite3.Connection) -> tuple[int, bytes]:
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    rows = database.execute("SELECT length, hash FROM head").fetchall()
+    if application != 0x4361726E or version != 1 or len(rows) != 1:
+        raise UnreadableError
+    return natural(rows[0][0]), blob(rows[0][1])
+
+
+def blocks_of_row(hashes: bytes, headers: bytes, offsets: bytes, data: bytes) -> list[Block]:
+    n = len(headers) // 104
+    m = len(offsets) // 8 - 1
+    if n < 1 or m < 0:
+        raise UnreadableError
+    if (len(hashes), len(headers), len(offsets)) != (n * 32, n * 104, (m + 1) * 8):
+        raise UnreadableError
+
+    bounds = [min(offset, len(data)) for offset in struct.unpack(f">{m + 1}Q", offsets)]
+    entries = [data[bounds[j] : bounds[j + 1]] for j in range(m)]
+    parsed = [Header(headers[k * 104 : k * 104 + 104]) for k in range(n)]
+
+    # Of each block, and of the end of the row: its first entry, and the first of its bytes.
+    entry = [0]
+    for k in range(n - 1):
+        entry.append(min(entry[k] + parsed[k].count, m))
+    begin = [0] + [bounds[entry[k]] for k in range(1, n)] + [len(data)]
+    entry.append(m)
+
+    return [
+        Block(
+            stored_hash=hashes[k * 32 : k * 32 + 32],
+            header=parsed[k],
+            entries=entries[entry[k] : entry[k + 1]],
+            stored_bytes=begin[k + 1] - begin[k],
+        )
+        for k in range(n)
+    ]
+
+
+def broken_rule(
+    block: Block, position: int, before: Block | None, limits: dict[str, int]
+) -> str | None:
+    header = block.header
+    follows = before is None or header.previous_hash == before.stored_hash
+    in_order = before is None or header.timestamp >= before.header.timestamp
+    at_start = position == 0
+    root = tree([sha256(b"\x00" + entry).digest() for entry in block.entries])
+    kept = {
+        "version": header.version == 1,
+        "kind": header.kind == 2 or (header.kind in (0, 1) and not at_start),
+        "count": (header.kind == 1 or header.count == 1) and header.count == len(block.entries),
+        "index": header.index == position,
+        "timestamp": header.timestamp < 2**63 and in_order,
+        "link": header.previous_hash == bytes(32) if at_start else follows,
+        "hash": block.stored_hash == sha256(b"\x00" + header.data).digest(),
+        "size": header.size == block.stored_bytes,
+        "data_root": header.data_root == root,
+        "work": header.bits == 0 and header.nonce == 0,
+        "genesis": genesis_limits(block.entries) is not None if at_start else True,
+        "limits": header.count <= limits["count"] and header.size <= limits["size"],
+    }
+    return next((rule for rule, is_kept in kept.items() if not is_kept), None)
+
+
+def tree(leaves: list[bytes]) -> bytes:
+    if len(leaves) == 0:
+        return sha256().digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    k = 1
+    while k * 2 < len(leaves):
+        k *= 2
+    return sha256(b"\x01" + tree(leaves[:k]) + tree(leaves[k:])).digest()
+
+
+def genesis_limits(entries: list[bytes]) -> dict[str, int] | None:
+    """The limits that a genesis sets, or None where the entries do not record a genesis."""
+    if len(entries) != 1:
+        return None
+    text = entries[0][16:]
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=object_of)
+        if canonical(value).encode("utf-8") != text:
+            return None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or set(value) != {"format", "name", "seal", "limits", "message"}:
+        return None
+    if value["format"] != 1 or value["seal"] != {"kind": "instant"}:
+        return None
+    if not isinstance(value["name"], str) or not 1 <= len(value["name"]) <= 255:
+        return None
+    if not isinstance(value["message"], str) or not isinstance(value["limits"], dict):
+        return None
+    for name, limit in value["limits"].items():
+        if name not in LIMITS or not isinstance(limit, int):
+            return None
+        if not LIMITS[name][1] <= limit <= LIMITS[name][2]:
+            return None
+    return DEFAULTS | value["limits"]
+
+
+def object_of(members: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(members)) != len(members):
+        raise ValueError("equal keys in one object")
+    return dict(members)
+
+
+def canonical(value: object) -> str:
+    if isinstance(value, dict):
+        keys = sorted(value, key=lambda key: key.encode("utf-16-be", "surrogatepass"))
+        return "{" + ",".join(quoted(key) + ":" + canonical(value[key]) for key in keys) + "}"
+    if isinstance(value, str):
+        return quoted(value)
+    if type(value) is int:
+        return str(value)
+    raise ValueError("a genesis holds no doubles, arrays, true, false or null")
+
+
+def quoted(text: str) -> str:
+    return '"' + "".join(ESCAPES.get(character, character) for character in text) + '"'
