@@ -99,6 +99,7 @@ def outcome(directory: Path) -> list[Block] | None:
     return None
 
 
+@pytest.mark.damages_database
 def test_any_flipped_byte_of_the_file_is_harmless_or_found(tmp_path: Path) -> None:
     """Whatever is not found must not matter: a valid ledger still has every block as it was."""
     write(tmp_path, 1, 2, 5)
@@ -117,6 +118,7 @@ def test_any_flipped_byte_of_the_file_is_harmless_or_found(tmp_path: Path) -> No
     assert found > 500
 
 
+@pytest.mark.damages_database
 def test_a_truncated_file_is_found(tmp_path: Path) -> None:
     write(tmp_path, 1, 2, 5)
     file = tmp_path / FILE_NAME
@@ -127,6 +129,7 @@ def test_a_truncated_file_is_found(tmp_path: Path) -> None:
         assert blocks is None or (blocks == BLOCKS and length > len(original) - 4096)
 
 
+@pytest.mark.damages_database
 def test_overwritten_pages_are_found(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "ledger") as ledger:
         ledger.extend("x" * 300 for _ in range(300))
@@ -141,6 +144,7 @@ def test_overwritten_pages_are_found(tmp_path: Path) -> None:
             assert left is None or left == blocks
 
 
+@pytest.mark.damages_database
 def test_a_damaged_file_is_never_written_to(tmp_path: Path) -> None:
     """Opening to write says what is wrong, for any damage that it can meet."""
     write(tmp_path, 1, 2, 5)
