@@ -147,19 +147,20 @@ def blocks_of_row(hashes: bytes, headers: bytes, offsets: bytes, data: bytes) ->
     entries = [data[bounds[j] : bounds[j + 1]] for j in range(m)]
     parsed = [Header(headers[k * 104 : k * 104 + 104]) for k in range(n)]
 
-    # Of each block, and of the end of the row: its first entry, and the first of its bytes.
-    entry = [0]
+    entry = [0]  # the first of each block, and the end
     for k in range(n - 1):
         entry.append(min(entry[k] + parsed[k].count, m))
-    begin = [0] + [bounds[entry[k]] for k in range(1, n)] + [len(data)]
     entry.append(m)
+    around = [0] * n  # bytes that are of no entry
+    around[0] += bounds[0]
+    around[-1] += len(data) - bounds[-1]
 
     return [
         Block(
             stored_hash=hashes[k * 32 : k * 32 + 32],
             header=parsed[k],
             entries=entries[entry[k] : entry[k + 1]],
-            stored_bytes=begin[k + 1] - begin[k],
+            stored_bytes=sum(map(len, entries[entry[k] : entry[k + 1]])) + around[k],
         )
         for k in range(n)
     ]

@@ -56,7 +56,7 @@ def add(directory: Path, file: BufferedReader) -> None:
             except ExtendError as error:
                 recorded += error.durable
                 raise Failed(
-                    f"line {lines[error.durable][0]} is refused: {error.__cause__}; "
+                    f"line {lines[error.durable][0]} is refused: {error.cause}; "
                     f"the {recorded} entries before it are durable"
                 ) from error
             number += len(chunk)

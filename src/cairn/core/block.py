@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cairn.core.canonical import MIN_INTEGER, canonical
+from cairn.core.canonical import canonical
 from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import EntryError, FormatError
 from cairn.core.header import HEADER_BYTES, LIMIT_63, Header, Kind
@@ -123,7 +123,9 @@ class Block:
             self.data  # noqa: B018 - so that the line is JSON whatever was stored
         except (UnicodeDecodeError, EntryError) as error:
             raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
-        parts = {key: json.dumps(value) for key, value in self._facts().items()} | {"data": data}
+        parts = {key: json.dumps(value) for key, value in self._facts().items()}
+        # White space in stored JSON that is not canonical must not end the line.
+        parts["data"] = data.replace("\n", " ").replace("\r", " ")
         return "{" + ", ".join(f'"{key}": {parts[key]}' for key in VIEW_KEYS) + "}"
 
     @classmethod
@@ -186,7 +188,7 @@ def rfc3339(microseconds: int) -> str:
     Years past 9999 get as many digits as they need. 2**63 and above, which no rule allows, are
     shown as the number.
     """
-    if not MIN_INTEGER <= microseconds < LIMIT_63:
+    if not -LIMIT_63 < microseconds < LIMIT_63:
         return str(microseconds)
     return f"{np.datetime64(microseconds, 'us')}Z"
 

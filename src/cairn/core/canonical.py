@@ -6,6 +6,7 @@ This module is the definition. `cairn.ledger.encoding` is the fast twin, where i
 from __future__ import annotations
 
 import json
+import re
 from json.encoder import encode_basestring
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ MAX_INTEGER: Final = 2**64 - 1
 
 DEFAULT_DEPTH: Final = 128
 """Containers inside one another, at most. Real documents stay under 30."""
+
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
+"""A surrogate, plain or escaped; escaped ones may still be a pair."""
 
 _LONGEST_64_BIT: Final = 20
 """Characters of the longest integer literal that can fit 64 bits: `-9223372036854775808`."""
@@ -51,7 +55,11 @@ def parse(text: bytes | str) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        return _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _lone_surrogate(error) from None
     except UnicodeDecodeError as error:
         raise EntryError(
             f"not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
@@ -60,6 +68,7 @@ def parse(text: bytes | str) -> Any:
         raise EntryError(f"not JSON: {error}") from None
     except RecursionError:
         raise EntryError("not acceptable JSON: nested too deeply") from None
+    return value
 
 
 def number(value: float) -> str:
@@ -144,9 +153,12 @@ def _string(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        unit = ord(value[error.start])
-        raise EntryError(f"lone surrogate U+{unit:04X} in a string") from None
+        raise _lone_surrogate(error) from None
     return encode_basestring(value)
+
+
+def _lone_surrogate(error: UnicodeEncodeError) -> EntryError:
+    return EntryError(f"lone surrogate U+{ord(error.object[error.start]):04X} in a string")
 
 
 def _integer(value: int) -> str:

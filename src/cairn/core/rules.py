@@ -39,8 +39,11 @@ class InvalidChainError(CairnError):
     """A chain breaks a rule; `failure` says which block, which rule, expected and found."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
+        super().__init__(failure)
         self.failure = failure
+
+    def __str__(self) -> str:
+        return self.failure.message
 
 
 class Stored(NamedTuple):

@@ -132,7 +132,7 @@ class Segment:
         )
         headers = np.frombuffer(bytearray(template.pack() * n), np.uint8).reshape(n, HEADER_BYTES)
         fields = headers.view(HEADER_DTYPE).reshape(-1)
-        fields["index"] = np.arange(start, start + n)
+        fields["index"] = np.uint64(start) + np.arange(n, dtype=np.uint64)
         fields["size"] = stops - starts
         headers[:, DATA_ROOT] = hasher.leaf_hashes(data, starts, stops)
         hashes = hasher.link(headers, previous_hash)
@@ -158,8 +158,8 @@ class Segment:
     @cached_property
     def entry_bounds(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where each entry starts and stops in `data`, `(m,)` each, clipped to it."""
-        bounds = np.minimum(self.offsets, np.uint64(len(self.data))).astype(np.int64)
-        starts, stops = bounds[:-1], bounds[1:]
+        clipped = np.minimum(self.offsets, np.uint64(len(self.data))).astype(np.int64)
+        starts, stops = clipped[:-1], clipped[1:]
         return starts, np.maximum(starts, stops)
 
     @cached_property
@@ -176,21 +176,35 @@ class Segment:
         return bounds
 
     @cached_property
-    def byte_bounds(self) -> NDArray[np.int64]:
-        """`(n + 1)`: the bytes of block i are `data[[i]:[i + 1]]`; from the first to the last."""
-        offsets = np.minimum(self.offsets, np.uint64(len(self.data))).astype(np.int64)
-        bounds = offsets[self.block_bounds]
-        bounds[0], bounds[-1] = 0, len(self.data)
-        return bounds
+    def sizes(self) -> NDArray[np.int64]:
+        """`(n,)`: the bytes stored for each block: of its entries, and what lies around them all.
+
+        The first block has the bytes before the first offset, the last those after the last.
+        """
+        starts, stops = self.entry_bounds
+        upto = np.zeros(len(starts) + 1, np.int64)
+        np.cumsum(stops - starts, out=upto[1:])
+        sizes = np.diff(upto[self.block_bounds])
+        before, after = self._surroundings
+        sizes[0] += before
+        sizes[-1] += after
+        return sizes
+
+    @property
+    def _surroundings(self) -> tuple[int, int]:
+        """The bytes of `data` before the first offset and after the last one."""
+        size = len(self.data)
+        return min(int(self.offsets[0]), size), max(size - int(self.offsets[-1]), 0)
 
     @property
     def is_regular(self) -> bool:
-        """Whether counts, offsets and data agree, so that it can be joined to others."""
+        """Whether counts, offsets and data agree, as they do unless they were damaged."""
         entries = int(self.fields["count"].sum(dtype=np.uint64))
         return (
             entries == len(self.offsets) - 1
             and int(self.offsets[0]) == 0
-            and int(self.offsets[-1]) == int(self.offsets.max()) == len(self.data)
+            and int(self.offsets[-1]) == len(self.data)
+            and bool(np.all(self.offsets[:-1] <= self.offsets[1:]))
         )
 
     def entries(self, i: int) -> tuple[bytes, ...]:
@@ -213,20 +227,34 @@ class Segment:
         return map(self.block, range(len(self)))
 
     def cut(self, first: int, last: int) -> Segment:
-        """Return blocks `first` to `last` as views. Requires 0 <= first < last <= n."""
+        """Return blocks `first` to `last`, as they read here. Requires 0 <= first < last <= n.
+
+        They are views, unless damaged offsets or counts make it necessary to lay them out anew.
+        """
         if (first, last) == (0, len(self)):
             return self
         lo, hi = self.block_bounds[[first, last]].tolist()
-        begin, end = self.byte_bounds[[first, last]].tolist()
-        base = np.uint64(begin)
-        offsets = np.maximum(self.offsets[lo : hi + 1], base) - base
+        if self.is_regular:
+            offsets = self.offsets[lo : hi + 1]
+            data = self.data[int(offsets[0]) : int(offsets[-1])]
+            offsets = offsets - offsets[0]
+        else:
+            data, offsets = self._laid_out(lo, hi, at_start=first == 0, at_end=last == len(self))
         return Segment(
-            self.start + first,
-            self.headers[first:last],
-            self.hashes[first:last],
-            self.data[begin : max(begin, end)],
-            offsets,
+            self.start + first, self.headers[first:last], self.hashes[first:last], data, offsets
         )
+
+    def _laid_out(
+        self, lo: int, hi: int, *, at_start: bool, at_end: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        """Return data and offsets with entries `lo` to `hi` end to end, and what is around."""
+        before, after = self._surroundings
+        head = self.data[: before if at_start else 0]
+        tail = self.data[len(self.data) - (after if at_end else 0) :]
+        starts, stops = (bounds[lo:hi].tolist() for bounds in self.entry_bounds)
+        entries = [self.data[a:b] for a, b in zip(starts, stops, strict=True)]
+        ends = accumulate(map(len, entries), initial=len(head))
+        return np.concatenate([head, *entries, tail]), np.fromiter(ends, np.uint64)
 
 
 def _rows(data: bytes, width: int) -> NDArray[np.uint8]:

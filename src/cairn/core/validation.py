@@ -88,7 +88,7 @@ def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = 
         stop=segment.stop,
         blocks=len(segment),
         entries=len(segment.offsets) - 1,
-        nbytes=segment.headers.nbytes + segment.data.nbytes,
+        nbytes=segment.headers.nbytes + int(segment.sizes.sum()),
         link=segment.fields["previous_hash"][0].tobytes(),
         last_hash=segment.hashes[-1].tobytes(),
         first_timestamp=int(timestamps[0]),
@@ -110,9 +110,12 @@ def _boundary(before: Summary, after: Summary) -> Iterable[Failure]:
 
 
 def _first_of_each(failures: Iterable[Failure], *, every: bool) -> tuple[Failure, ...]:
-    """Keep the failure with the lowest rule number of each block, or of the first block only."""
+    """Keep the failure with the lowest rule number of each block, or of the first block only.
+
+    The order is total, so that it does not matter which failures meet first.
+    """
     by_index: dict[int, Failure] = {}
-    for failure in sorted(failures, key=lambda f: (f.index, NUMBERS[f.rule])):
+    for failure in sorted(failures, key=lambda f: (f.index, NUMBERS[f.rule], f.message)):
         by_index.setdefault(failure.index, failure)
     kept = tuple(by_index.values())
     return kept if every else kept[:1]
@@ -120,13 +123,12 @@ def _first_of_each(failures: Iterable[Failure], *, every: bool) -> tuple[Failure
 
 def _stored(segment: Segment, i: int, limits: Limits) -> Stored:
     """Return block i as the rules want to see it."""
-    begin, end = segment.byte_bounds[i : i + 2].tolist()
     return Stored(
         position=segment.start + i,
         header=Header.unpack(segment.headers[i].tobytes()),
         hash=segment.hashes[i].tobytes(),
         entries=segment.entries(i),
-        size=end - begin,
+        size=int(segment.sizes[i]),
         previous_hash=segment.hashes[i - 1].tobytes() if i else None,
         previous_timestamp=int(segment.fields["timestamp"][i - 1]) if i else None,
         limits=limits,
@@ -138,15 +140,16 @@ def _suspects(segment: Segment, hasher: Hasher, limits: Limits) -> list[int]:
     fields = segment.fields
     kind, count = fields["kind"], fields["count"]
     timestamp = fields["timestamp"].astype(np.uint64)
+    positions = np.uint64(segment.start) + np.arange(len(segment), dtype=np.uint64)
     bad = (fields["version"] != FORMAT_VERSION) | (kind > max(Kind))
     bad |= (kind != Kind.BATCH) & (count != 1)
     bad |= np.diff(segment.block_bounds) != count
-    bad |= fields["index"] != np.arange(segment.start, segment.stop, dtype=np.uint64)
+    bad |= fields["index"] != positions
     bad |= timestamp >= LIMIT_63
     bad[1:] |= timestamp[1:] < timestamp[:-1]
     bad[1:] |= _differ(fields["previous_hash"][1:], segment.hashes[:-1])
     bad |= _differ(segment.hashes, _header_hashes(segment, hasher))
-    bad |= np.diff(segment.byte_bounds) != fields["size"]
+    bad |= segment.sizes != fields["size"]
     bad |= _differ(fields["data_root"], _data_roots(segment, hasher))
     bad |= (fields["bits"] != 0) | (fields["nonce"] != 0)
     bad |= (count > limits.count) | (fields["size"] > limits.size)

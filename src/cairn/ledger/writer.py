@@ -31,15 +31,19 @@ MAX_KEY: Final = 255
 
 
 class ExtendError(CairnError):
-    """`extend` stopped at an item that cannot be recorded; `__cause__` is the item's `EntryError`.
+    """`extend` stopped at an item that cannot be recorded; `cause` is the item's error.
 
     All items before it are durable: there are `durable` of them, so it is also the position of
     the bad one, from 0.
     """
 
     def __init__(self, durable: int, cause: EntryError) -> None:
-        super().__init__(f"item {durable} is refused: {cause}; the {durable} before it are durable")
+        super().__init__(durable, cause)
         self.durable = durable
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"item {self.durable} is refused: {self.cause}; the items before it are durable"
 
 
 @dataclass(eq=False, slots=True)

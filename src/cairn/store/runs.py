@@ -19,7 +19,7 @@ def in_runs(segment: Segment) -> Iterator[Segment]:
     if n == 1 or (n <= RUN_BLOCKS and len(segment.data) <= RUN_BYTES):
         yield segment
         return
-    bounds, first = segment.byte_bounds, 0
+    bounds, first = segment.offsets[segment.block_bounds], 0
     while first < n:
         limit = int(bounds[first]) + RUN_BYTES
         last = int(bounds[first + 1 : first + RUN_BLOCKS + 1].searchsorted(limit, "right"))

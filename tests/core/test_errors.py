@@ -1,0 +1,44 @@
+"""The errors of bad data: what they say, and that they survive being sent to another process."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from cairn.core.errors import CairnError, EntryError, FormatError
+from cairn.core.rules import Failure, InvalidChainError
+
+FAILURE = Failure(3, "link", "aa", "bb", "block 3 breaks rule 'link'")
+
+
+def test_every_error_is_a_cairn_error_and_bad_values_are_value_errors() -> None:
+    for kind in (EntryError, FormatError):
+        assert issubclass(kind, CairnError)
+        assert issubclass(kind, ValueError)
+    assert issubclass(InvalidChainError, CairnError)
+
+
+def test_an_entry_error_says_why_and_where() -> None:
+    error = EntryError("too odd")
+    assert (error.reason, error.path, str(error)) == ("too odd", "", "too odd")
+    inside = error.inside("[3]").inside(".items")
+    assert (inside.reason, inside.path) == ("too odd", ".items[3]")
+    assert str(inside) == "too odd (at $.items[3])"
+
+
+def test_an_invalid_chain_error_carries_the_failure() -> None:
+    error = InvalidChainError(FAILURE)
+    assert error.failure == FAILURE
+    assert str(error) == FAILURE.message
+
+
+@pytest.mark.parametrize(
+    "error", [EntryError("too odd", ".a"), FormatError("no header"), InvalidChainError(FAILURE)]
+)
+def test_errors_survive_copying_and_pickling(error: CairnError) -> None:
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert vars(again) == vars(error)

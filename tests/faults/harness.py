@@ -1,0 +1,160 @@
+"""What the fault tests share: numbered values, and what must hold of a ledger of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from cairn import Block, Ledger
+
+ROOT: Final = Path(__file__).parents[2]
+ALLOWED: Final = frozenset({"StoreError", "OSError"})
+"""Errors that may come of a failing disk; OutcomeUnknownError is a StoreError."""
+
+
+class Place(NamedTuple):
+    """Where an acknowledged value was recorded."""
+
+    position: int
+    hash: str
+
+
+def value(number: int) -> dict[str, object]:
+    """Return the value that carries `number`, of some length that depends on it."""
+    return {"n": number, "text": "x" * (number * 7919 % 600)}
+
+
+def key(number: int) -> str:
+    return f"key {number}"
+
+
+def place(block: Block) -> Place:
+    return Place(block.index, block.hash)
+
+
+def numbers(ledger: Ledger) -> dict[int, Place]:
+    """Return where each number is, having checked that none is there twice or changed."""
+    found: dict[int, Place] = {}
+    for index, block in enumerate(ledger):
+        assert block.index == index, f"block {block.index} at position {index}"
+        if index > 0:
+            data = block.data
+            number = data["n"]
+            assert number not in found, f"{number} is at {found[number]} and at {index}"
+            assert data == value(number), f"{number} was recorded as {data}"
+            found[number] = place(block)
+    return found
+
+
+def check(
+    ledger: Ledger, acknowledged: Mapping[int, Place | None], tried: Container[int]
+) -> dict[int, Place]:
+    """Check the promise of durability; return where each number is.
+
+    `acknowledged` says where each number was said to be, or None where nobody looked.
+    """
+    report = ledger.validate(all=True)
+    assert report.valid, report.failures[:3]
+    found = numbers(ledger)
+    assert len(ledger) == len(found) + 1
+    for number, at in acknowledged.items():
+        assert number in found, f"{number} was acknowledged at {at} and is lost"
+        assert at in (None, found[number]), f"{number} was at {at} and is at {found[number]}"
+    strangers = [number for number in found if number not in tried]
+    assert not strangers, f"nobody recorded {strangers}"
+    return found
+
+
+def open_and_check(
+    path: Path, acknowledged: Mapping[int, Place | None], tried: Container[int]
+) -> dict[int, Place]:
+    """Open the ledger to write, which recovers it, and check it; then that it goes on."""
+    with Ledger.open(path) as ledger:
+        found = check(ledger, acknowledged, tried)
+        last = ledger.head
+        assert ledger.append("goes on").header.previous_hash == bytes.fromhex(last.hash)
+        assert ledger.validate().valid
+    return found
+
+
+@dataclass
+class Said:
+    """What a process of `scenarios` said until some moment."""
+
+    acknowledged: dict[int, Place | None] = field(default_factory=dict)
+    tried: set[int] = field(default_factory=set)
+    keyed: list[int] = field(default_factory=list)
+    made: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def hear(self, words: list[Any]) -> None:
+        match words:
+            case ["try", number]:
+                self.tried.add(number)
+            case ["key", number]:
+                self.keyed.append(number)
+            case ["ack", number]:
+                self.acknowledged.setdefault(number, None)
+            case ["ack", number, index, block_hash]:
+                at = Place(index, block_hash)
+                if self.acknowledged.get(number) not in (None, at):
+                    self.problems.append(f"{number} moved from {self.acknowledged[number]}")
+                self.acknowledged[number] = at
+            case ["made", name]:
+                self.made.add(name)
+            case ["error", kinds, shown] if not ALLOWED & set(kinds):
+                self.problems.append(f"this error leaked:\n{shown}")
+            case ["broken", _, shown]:
+                self.problems.append(f"it does not work after the fault:\n{shown}")
+
+
+def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: bool) -> None:
+    """Check what is in the directory of one case against what was said."""
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    assert said.made <= names, f"{said.made - names} was made and is lost"
+    rubbish = names - {"ledger", "target"}
+    assert not rubbish or may_leave_rubbish, f"left behind: {rubbish}"
+    assert all(name.startswith(".") for name in rubbish)
+    assert "ledger" in names or not said.acknowledged
+    if "ledger" in names:
+        with Ledger.open(directory / "ledger") as ledger:
+            found = check(ledger, said.acknowledged, said.tried)
+            for number in said.keyed:
+                again = place(ledger.append(value(number), key=key(number)))
+                assert again == found.setdefault(number, again)
+            if said.keyed:
+                assert numbers(ledger) == found
+                assert ledger.validate().valid
+    if "target" in names:
+        with (
+            Ledger.open(directory / "target") as copy,
+            Ledger.open(template, read_only=True) as original,
+        ):
+            assert copy.validate().valid
+            assert list(copy) == list(original)
+
+
+def start(
+    module: str, *arguments: object, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a module of this package as a process, with its output in a pipe."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"tests.faults.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env=dict(environment or os.environ),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that must end well; return its output."""
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, f"{process.args!r} ended with {process.returncode}"
+    return output

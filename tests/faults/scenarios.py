@@ -1,0 +1,423 @@
+"""A process in which every call of an operation fails once, each time in a fresh directory.
+
+Usage: scenarios SCENARIO DIRECTORY FAULT ..., started with the library of shim.c; where DIRECTORY
+has a folder "traces", all that each case does to the disk is recorded there. It only acts and says
+what happened, a JSON list a line and in the traces; who started it judges.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import shutil
+import sqlite3
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from cairn import Block, Ledger, OutcomeUnknownError
+from cairn.ledger import exchange as cairn_exchange
+from cairn.ledger import writer as cairn_writer
+from cairn.ledger.exchange import export_lines, import_chain
+from cairn.store import sqlite
+from cairn.store.directory import sync
+from tests.faults.harness import key, numbers, place, value
+from tests.faults.shim import Mode, Shim
+
+FAULTS: Final = {
+    "EIO once": (Mode.ONCE, errno.EIO),
+    "ENOSPC once": (Mode.ONCE, errno.ENOSPC),
+    "disk dead": (Mode.STICKY, errno.EIO),
+    "disk full": (Mode.STICKY, errno.ENOSPC),
+    "short write": (Mode.SHORT, errno.ENOSPC),
+    "kill": (Mode.KILL, errno.EIO),
+    "sync fails": (Mode.SYNC_ONCE, errno.EIO),
+    "none": (Mode.UNARMED, 0),
+}
+LOG_PAGES: Final = 12
+BATCH: Final = 3
+"""Items that one commit of `extend` takes here."""
+
+
+class Case:
+    """One directory: a ledger, what becomes of it, and what is promised on the way."""
+
+    def __init__(self, directory: Path, template: Path, shim: Shim) -> None:
+        self.path = directory / "ledger"
+        self.target = directory / "target"
+        self.template = template
+        self.shim = shim
+        self.ledger: Ledger | None = None
+        self.keyed: list[int] = []
+        self.count = itertools.count(101)
+
+    def say(self, *words: object) -> None:
+        text = json.dumps(words)
+        self.shim.mark(text)
+        os.write(1, text.encode() + b"\n")
+
+    def open(self) -> Ledger:
+        self.ledger = Ledger.open(self.path)
+        self.say("made", self.path.name)
+        return self.ledger
+
+    def append(self, *, keyed: bool = False) -> None:
+        assert self.ledger is not None
+        number = next(self.count)
+        self.say("try", number)
+        if keyed:
+            self.keyed.append(number)
+            self.say("key", number)
+        block = self.ledger.append(value(number), key=key(number) if keyed else None)
+        self.acknowledge(number, block)
+
+    def retry(self) -> None:
+        assert self.ledger is not None
+        for number in self.keyed:
+            self.acknowledge(number, self.ledger.append(value(number), key=key(number)))
+
+    def extend(self, count: int) -> None:
+        assert self.ledger is not None
+        batch = [next(self.count) for _ in range(count)]
+        for number in batch:
+            self.say("try", number)
+        try:
+            durable = self.ledger.extend(map(value, batch))
+        except OutcomeUnknownError as error:
+            durable = error.durable
+            raise
+        except BaseException as error:
+            durable = next(int(n.split()[1]) for n in error.__notes__ if "are durable" in n)
+            raise
+        finally:
+            for number in batch[:durable]:
+                self.say("ack", number)
+
+    def close(self) -> None:
+        assert self.ledger is not None
+        self.ledger.close()
+        self.ledger = None
+
+    def acknowledge(self, number: int, block: Block) -> None:
+        self.say("ack", number, *place(block))
+
+    def copy_template(self, name: str) -> None:
+        """Put a ledger there, and on the disk."""
+        self.path.mkdir()
+        for file in (self.template / name).iterdir():
+            (self.path / file.name).write_bytes(file.read_bytes())
+            sync(self.path / file.name)
+        sync(self.path)
+        sync(self.path.parent)
+        for number in range(1, 8):
+            at = json.loads((self.template / "places").read_text())[number]
+            self.say("try", number)
+            self.say("ack", number, *at)
+
+    def attempt(self, act: Callable[[], None], word: str) -> bool:
+        """Do something, say how it ended, and return whether it ended well."""
+        try:
+            act()
+        except Exception as error:  # which ones may come is for the judge
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            self.say(word, kinds, "".join(traceback.format_exception(error)))
+            return False
+        return True
+
+
+# What is there before, and what is done while calls fail.
+
+
+def nothing(_: Case) -> None:
+    pass
+
+
+def closed(case: Case) -> None:
+    case.copy_template("closed")
+
+
+def killed(case: Case) -> None:
+    case.copy_template("killed")
+
+
+def crashed(case: Case) -> None:
+    case.copy_template("crashed")
+
+
+def opened(case: Case) -> None:
+    closed(case)
+    case.open()
+
+
+def appended(case: Case) -> None:
+    opened(case)
+    case.append()
+
+
+def log_nearly_full(case: Case) -> None:
+    """The next append moves the log into the database."""
+    opened(case)
+    for _ in range(appends_before_checkpoint(case.template)):
+        case.append()
+
+
+def create(case: Case) -> None:
+    case.ledger = Ledger.create(case.path)
+    case.say("made", case.path.name)
+
+
+def open_(case: Case) -> None:
+    case.open()
+
+
+def append(case: Case) -> None:
+    case.append()
+
+
+def append_keyed(case: Case) -> None:
+    case.append(keyed=True)
+
+
+def append_twice(case: Case) -> None:
+    case.append()
+    case.append(keyed=True)
+
+
+def extend(case: Case) -> None:
+    case.extend(3 * BATCH + 1)
+
+
+def close(case: Case) -> None:
+    case.close()
+
+
+def backup(case: Case) -> None:
+    assert case.ledger is not None
+    case.ledger.backup(case.target)
+    case.say("made", case.target.name)
+
+
+def import_(case: Case) -> None:
+    lines = (case.template / "lines").read_bytes().splitlines()
+    import_chain(case.target, lines)
+    case.say("made", case.target.name)
+
+
+def live(case: Case) -> None:
+    """All that a writer does in its life, through many checkpoints."""
+    create(case)
+    choose = random.Random(1)
+    for turn in range(4):
+        for _ in range(10):
+            choose.choice((case.append, lambda: case.append(keyed=True), lambda: case.extend(5)))()
+        if turn == 1:  # a reader is in the way of checkpoints
+            uri = f"{(case.path / sqlite.FILE_NAME).as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT * FROM head").fetchall()
+                case.extend(20)
+        elif turn == 2:
+            threads = [threading.Thread(target=case.extend, args=(7,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        case.close()
+        case.open()
+        case.retry()
+
+
+def folder_is_missing(case: Case) -> None:
+    case.path = case.path.parent / "missing" / "ledger"
+
+
+def die_of_a_failed_sync(case: Case) -> None:
+    """A writer gives up when a sync fails; the next one finds a log that only memory holds."""
+
+    def write_and_die() -> None:
+        case.open()
+        case.append()
+        case.shim.arm(1, Mode.SYNC_ONCE)
+        case.append(keyed=True)
+
+    def recover_and_retry() -> None:
+        case.open()
+        case.keyed = [102]
+        case.retry()
+
+    for act in (write_and_die, recover_and_retry):
+        os.waitpid(in_a_process(act), 0)
+    case.count = itertools.count(201)
+
+
+def recover_beside_a_backup(case: Case) -> None:
+    """A writer dies before its last sync; a long backup finds its log, then the next writer."""
+
+    def write_and_die() -> None:
+        case.open()
+        case.append()
+        case.shim.arm(1, Mode.SYNC_KILL)
+        case.append(keyed=True)
+
+    def back_up() -> None:
+        with Ledger.open(case.path, read_only=True) as ledger:
+            ledger.backup(case.target, progress=lambda *_: wait())
+
+    def wait() -> None:
+        os.write(began[1], b".")
+        os.read(end[0], 1)
+        os._exit(0)
+
+    def recover_and_retry() -> None:
+        vars(sqlite)["BUSY_SECONDS"] = 0.1  # the backup may take longer
+        case.open()
+        case.keyed = [102]
+        case.retry()
+
+    began, end = os.pipe(), os.pipe()
+    os.waitpid(in_a_process(write_and_die), 0)
+    reader = in_a_process(back_up)
+    os.read(began[0], 1)
+    os.waitpid(in_a_process(recover_and_retry), 0)
+    os.write(end[1], b".")
+    os.waitpid(reader, 0)
+    case.count = itertools.count(201)
+
+
+def in_a_process(act: Callable[[], object]) -> int:
+    """Start a process that does this and is gone, without closing anything; return its id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            act()
+        finally:
+            os._exit(0)
+    return child
+
+
+Scenarios = dict[str, tuple[Callable[[Case], None], Callable[[Case], None]]]
+SCENARIOS: Final[Scenarios] = {
+    "create": (nothing, create),
+    "open": (closed, open_),
+    "recover from a kill": (killed, open_),
+    "recover from a crash": (crashed, open_),
+    "append": (opened, append),
+    "append with a key": (opened, append_keyed),
+    "extend": (opened, extend),
+    "append with a checkpoint": (log_nearly_full, append_twice),
+    "close": (appended, close),
+    "backup": (opened, backup),
+    "import": (nothing, import_),
+}
+"""Each call of these may fail."""
+STORIES: Final[Scenarios] = {
+    "live": (nothing, live),
+    "folder is missing": (folder_is_missing, create),
+    "die of a failed sync": (closed, die_of_a_failed_sync),
+    "recover beside a backup": (closed, recover_beside_a_backup),
+}
+"""In these none does."""
+
+
+def make_template(template: Path) -> None:
+    """Make what cases begin with: ledgers of the numbers 1 to 7."""
+    with Ledger.create(template / "live") as ledger:
+        for number in range(1, 8):
+            ledger.append(value(number), key=key(number))
+        (template / "places").write_text(json.dumps([place(block) for block in ledger]))
+        (template / "lines").write_text("\n".join(export_lines(ledger)))
+        shutil.copytree(template / "live", template / "killed")
+        no_index = shutil.ignore_patterns("*-shm")  # the whole machine crashed
+        shutil.copytree(template / "live", template / "crashed", ignore=no_index)
+    shutil.copytree(template / "live", template / "closed")
+
+
+def appends_before_checkpoint(template: Path) -> int:
+    """Return how many appends leave the database as it is, so that the next changes it."""
+    known = template / "appends"
+    if known.exists():
+        return int(known.read_text())
+    shutil.copytree(template / "closed", template / "probe")
+    database = template / "probe" / sqlite.FILE_NAME
+    with Ledger.open(template / "probe") as ledger:
+        before = database.read_bytes()
+        for appends in itertools.count():
+            ledger.append(value(101 + appends))
+            if database.read_bytes() != before:
+                break
+    known.write_text(str(appends))
+    return appends
+
+
+def run(case: Case, scenario: str, fault: str, k: int) -> int:
+    """Let the k-th call meet its fate; return how many calls failed."""
+    mode, number = FAULTS[fault]
+    prepare, act = (SCENARIOS | STORIES)[scenario]
+    prepare(case)
+    case.shim.arm(k, mode, number)
+    case.attempt(lambda: act(case), "error")
+    if mode is Mode.STICKY and case.ledger is not None:
+        ledger = case.ledger
+        case.attempt(lambda: case.append(keyed=True), "error")
+        if number == errno.ENOSPC:
+            case.attempt(lambda: case.say("read", len(numbers(ledger))), "broken")
+    return case.shim.disarm()
+
+
+def run_and_die(case: Case, scenario: str, fault: str, k: int) -> bool:
+    """Do it in a process that is killed; return whether it was."""
+    _, status = os.waitpid(in_a_process(lambda: run(case, scenario, fault, k)), 0)
+    case.count = itertools.count(201)
+    return os.WIFSIGNALED(status)
+
+
+def go_on(case: Case) -> None:
+    """Use the ledger again after the fault: the same object, then a new one."""
+    if case.ledger is not None:
+        with closing(case.ledger):
+            case.append()
+            case.retry()
+    with closing(case.open()):
+        case.retry()
+        case.append(keyed=True)
+        case.retry()
+
+
+def main(scenario: str, root: str, *faults: str) -> None:
+    vars(sqlite)["LOG_PAGES"] = LOG_PAGES
+    vars(cairn_writer)["BATCH_ENTRIES"] = vars(cairn_exchange)["BATCH_ENTRIES"] = BATCH
+    shim = Shim()
+    template, traces = Path(root) / "template", Path(root) / "traces"
+    template.mkdir()
+    make_template(template)
+    appends_before_checkpoint(template)
+    for fault in faults:
+        for k in itertools.count(1):
+            name = f"{fault} {k}"
+            if traces.exists():
+                shim.trace(traces / name)
+            directory = Path(root) / "watched" / name
+            directory.mkdir()
+            sync(directory.parent)
+            case = Case(directory, template, shim)
+            case.say("case", name)
+            failed = (run_and_die if fault == "kill" else run)(case, scenario, fault, k)
+            # As if the process were killed here. (Closing the files of a copy lets go of this
+            # process's locks on them, but there is no other process.)
+            shutil.copytree(directory, Path(root) / "copies" / name)
+            case.say("copy")
+            case.attempt(partial(go_on, case), "broken")
+            if not failed:
+                break
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
