@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from json.encoder import encode_basestring
 from typing import Any, Final
 
@@ -199,11 +200,8 @@ def _parse_constant(literal: str) -> float:
 def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(members)
     if len(result) != len(members):
-        seen = set()
-        for key, _ in members:
-            if key in seen:
-                raise EntryError(f"duplicate key {key!r}")
-            seen.add(key)
+        [(key, _)] = Counter(key for key, _ in members).most_common(1)
+        raise EntryError(f"duplicate key {key!r}")
     return result
 
 

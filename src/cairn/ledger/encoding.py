@@ -28,12 +28,6 @@ from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import EntryError
 from cairn.core.genesis import Limits
 
-_OPTIONS: Final = (
-    orjson.OPT_SORT_KEYS
-    | orjson.OPT_PASSTHROUGH_SUBCLASS
-    | orjson.OPT_PASSTHROUGH_DATETIME
-    | orjson.OPT_PASSTHROUGH_DATACLASS
-)
 _SCALARS: Final = frozenset({type(None), bool, int, str})
 _CONTAINERS: Final = frozenset({dict, list})
 _ABOVE_BMP: Final = re.compile(rb"[\xf0-\xf4]")
@@ -75,7 +69,7 @@ class Encoder:
     def _fast(self, value: object) -> bytes | None:
         """Return the canonical form of `value`, or None where orjson might write another."""
         try:
-            text = orjson.dumps(value, option=_OPTIONS)
+            text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
         except TypeError:  # orjson.JSONEncodeError
             return None
         if not text.isascii() and _ABOVE_BMP.search(text):
