@@ -189,7 +189,7 @@ def test_a_tree_that_keeps_the_arrows_is_not_reported(tmp_path: Path) -> None:
             "core/deep/er.py": "from .. import rules\nfrom ..rules import check\n",
             "core/canonical.py": "x = float('inf') / 2.0\n",
             "store/memory.py": "import sqlite3\nfrom cairn.core.rules import x\n",
-            "ledger/ledger.py": "import time\nfrom cairn.store.memory import y\nimport cairn.hashing\n",
+            "ledger/ledger.py": "import time\nfrom cairn.store.memory import y\n",
             "cli/main.py": "from cairn import Ledger\nfrom cairn.lab import z\nimport click\n",
         },
     )

@@ -18,6 +18,8 @@ from typing import Final
 from cairn.store.errors import ExistsError, LockedError
 
 LOCK_NAME: Final = "lock"
+REWRITE_BYTES: Final = 2**20
+"""Bytes rewritten at once, to bound memory."""
 
 
 @contextmanager
@@ -54,6 +56,22 @@ def sync(path: Path) -> None:
     """Flush a file, or the names in a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rewrite(path: Path) -> None:
+    """Write the bytes of a file again where they are, and flush them to the disk.
+
+    After a failed fsync the system may hold bytes that never reached the disk and think that they
+    did; written again, they do.
+    """
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        at = 0
+        while chunk := os.pread(descriptor, REWRITE_BYTES, at):
+            at += os.pwrite(descriptor, chunk, at)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -8,15 +8,16 @@ log with the new rows was fsynced. The order of every append is
 3. COMMIT: writes the commit frame, then fsyncs the log. After a crash inside, recovery finds the
    whole transaction or none of it; the caller was told nothing, or that the outcome is unknown.
 
-After any failure the connection is given up. The next use opens a new one, which recovers the log
-and moves it, freshly written and fsynced, into the database file: a failed fsync is never retried.
+After any failure the connection is given up, and the next use opens a new one. What the log holds
+is then written again where it lies, and fsynced, before SQLite recovers it: a failed fsync is never
+retried, since the system may have taken what it could not write for written.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final
@@ -26,7 +27,7 @@ from cairn.core.errors import FormatError
 from cairn.core.header import LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
-from cairn.store.directory import WriterLock
+from cairn.store.directory import WriterLock, rewrite
 from cairn.store.errors import (
     DamagedError,
     NotFoundError,
@@ -246,28 +247,29 @@ class SqliteStore:
 
     def _connect_writer(self) -> sqlite3.Connection:
         """Return the writer's connection; opening it is also all there is to recovery."""
+        log = self._path.with_name(f"{FILE_NAME}-wal")
+        try:
+            if log.exists():  # left by a crash, a failure, or readers that are still there
+                rewrite(log)
+        except OSError as error:
+            raise StoreError(f"{log} cannot be recovered: {error}") from error
         connection = self._open("rw")
         try:
             with _reading(self._path):
-                self._recover(connection)
+                connection.execute("PRAGMA journal_mode = WAL").fetchone()
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
+                connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         except BaseException:
             connection.close()
             raise
         self._writer = connection
         return connection
 
-    @staticmethod
-    def _recover(connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
-        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        # Rewrites and fsyncs what a crash or a failed fsync may have left in memory only.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
     def _drop_writer(self) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(sqlite3.Error):  # what failed before may fail again; nothing is lost
+                self._writer.close()
             self._writer = None
 
     def _connect_reader(self) -> sqlite3.Connection:
