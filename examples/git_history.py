@@ -32,7 +32,9 @@ END_OF_FIELD, END_OF_COMMIT = "%x1f", "%x1e"
 def git(repository: str, *arguments: str) -> str:
     """Return what a git command prints."""
     command = ["git", "-C", repository, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace").stdout
+    return subprocess.run(
+        command, check=True, capture_output=True, encoding="utf-8", errors="replace"
+    ).stdout
 
 
 def commits(repository: str, since: str | None) -> Iterator[dict[str, Any]]:

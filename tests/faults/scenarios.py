@@ -25,7 +25,7 @@ from typing import Final
 
 from cairn import Block, Ledger, OutcomeUnknownError
 from cairn.ledger import exchange as cairn_exchange
-from cairn.ledger import writer as cairn_writer
+from cairn.ledger import writer as cairn_ledger
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.store import sqlite
 from cairn.store.directory import sync
@@ -362,6 +362,7 @@ def run(case: Case, scenario: str, fault: str, k: int) -> int:
     mode, number = FAULTS[fault]
     prepare, act = (SCENARIOS | STORIES)[scenario]
     prepare(case)
+    case.say("begin")
     case.shim.arm(k, mode, number)
     case.attempt(lambda: act(case), "error")
     if mode is Mode.STICKY and case.ledger is not None:
@@ -393,7 +394,7 @@ def go_on(case: Case) -> None:
 
 def main(scenario: str, root: str, *faults: str) -> None:
     vars(sqlite)["LOG_PAGES"] = LOG_PAGES
-    vars(cairn_writer)["BATCH_ENTRIES"] = vars(cairn_exchange)["BATCH_ENTRIES"] = BATCH
+    vars(cairn_ledger)["BATCH_ENTRIES"] = vars(cairn_exchange)["BATCH_ENTRIES"] = BATCH
     shim = Shim()
     template, traces = Path(root) / "template", Path(root) / "traces"
     template.mkdir()

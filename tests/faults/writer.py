@@ -2,8 +2,8 @@
 
 Usage: writer DIRECTORY SEED THREADS LOG_PAGES. On its input it is given the numbers that earlier
 writers tried with a key and had no answer for; it tries those again. Then it goes on from the
-highest number that is there. Lines on its output: "ready"; "open"; "try NUMBER KIND" before, and
-"ack NUMBER INDEX HASH" after, a value was recorded.
+highest number that is there. Lines on its output: "ready"; "open", or "refused" and it ends; "try
+NUMBER KIND" before, and "ack NUMBER INDEX HASH" after, a value was recorded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from cairn import Block, Ledger
+from cairn import Block, Ledger, LockedError
 from cairn.store import sqlite
 from tests.faults.harness import key, numbers, value
 
@@ -66,7 +66,12 @@ def main(directory: str, seed: str, threads: str, log_pages: str) -> None:
     vars(sqlite)["LOG_PAGES"] = int(log_pages)
     unanswered = [int(word) for word in sys.stdin.read().split()]
     say("ready")
-    with Ledger.open(Path(directory)) as ledger:
+    try:
+        ledger = Ledger.open(Path(directory))
+    except LockedError:
+        say("refused")
+        return
+    with ledger:
         say("open")
         for number in unanswered:
             append_keyed(ledger, number)

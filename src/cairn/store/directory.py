@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +49,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             raise ExistsError(f"{path} exists already") from None
         raise
-    sync(path.parent)
+    sync_names(path)
 
 
 def sync(path: Path) -> None:
@@ -59,6 +59,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_names(path: Path) -> None:
+    """Flush the names that lead to `path`, as far up as we may.
+
+    A new file or directory can be durable in itself and yet lost, if its name is not.
+    """
+    sync(path.parent)
+    for ancestor in path.absolute().parent.parents:
+        with suppress(PermissionError):
+            sync(ancestor)
 
 
 def rewrite(path: Path) -> None:
@@ -88,10 +99,16 @@ class WriterLock:
         path = directory / LOCK_NAME
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            self._acquire(directory)
+        except BaseException:
+            self.release()
+            raise
+
+    def _acquire(self, directory: Path) -> None:
+        try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._descriptor, 4096, 0).decode(errors="replace")
-            os.close(self._descriptor)
             raise LockedError(f"{directory} is being written by {_shown(holder)}") from None
         note = {
             "process": os.getpid(),

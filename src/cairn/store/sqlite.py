@@ -27,7 +27,7 @@ from cairn.core.errors import FormatError
 from cairn.core.header import LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
-from cairn.store.directory import WriterLock, rewrite
+from cairn.store.directory import WriterLock, rewrite, sync_names
 from cairn.store.errors import (
     DamagedError,
     NotFoundError,
@@ -121,6 +121,7 @@ class SqliteStore:
         self._write_lock, self._read_lock = RLock(), RLock()
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._frozen = False  # whether the last reader takes the file as it lies
         try:
             if read_only:
                 self._read_one("SELECT 1", ())  # is it a ledger at all?
@@ -136,10 +137,14 @@ class SqliteStore:
 
         Not durable by itself: `new_directory` makes it so, with the name.
         """
-        with closing(sqlite3.connect(directory / FILE_NAME, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(SCHEMA)
-            connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
+        path = directory / FILE_NAME
+        try:
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(SCHEMA)
+                connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
+        except sqlite3.Error as error:
+            raise StoreError(f"{path} cannot be made: {error}") from error
 
     def head(self) -> Head:
         """See `Store.head`."""
@@ -172,9 +177,9 @@ class SqliteStore:
 
     def find(self, block_hash: bytes) -> int | None:
         """See `Store.find`. Searches every row's hashes: 32 bytes of reading a block."""
-        with self._read_lock, _reading(self._path):
-            query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
-            for first, hashes in self._read_connection().execute(query, (block_hash,)):
+        query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
+        with self._reader_in_use() as connection:
+            for first, hashes in connection.execute(query, (block_hash,)):
                 for at in range(0, len(hashes), HASH_BYTES):
                     if hashes[at : at + HASH_BYTES] == block_hash:
                         return int(first) + at // HASH_BYTES
@@ -260,6 +265,13 @@ class SqliteStore:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
                 connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+                # SQLite opens for reading what it cannot write; only a write tells.
+                connection.execute("UPDATE head SET length = length WHERE false")
+            # Now the log is there, under a name that SQLite would not make sure of.
+            sync_names(self._path)
+        except OSError as error:
+            connection.close()
+            raise StoreError(f"{self._path} cannot be opened for writing: {error}") from error
         except BaseException:
             connection.close()
             raise
@@ -273,6 +285,7 @@ class SqliteStore:
             self._writer = None
 
     def _connect_reader(self) -> sqlite3.Connection:
+        self._frozen = False
         try:
             return self._open("ro")
         except StoreError:
@@ -280,6 +293,7 @@ class SqliteStore:
             # log nobody is writing, and the file can be read as it lies.
             if self._path.with_name(f"{FILE_NAME}-wal").exists():
                 raise
+            self._frozen = True
             return self._open("ro&immutable=1")
 
     def _open(self, mode: str) -> sqlite3.Connection:
@@ -309,15 +323,20 @@ class SqliteStore:
                 f"{self._path} has schema {version}; this version of Cairn reads {SCHEMA_VERSION}"
             )
 
-    def _read_connection(self) -> sqlite3.Connection:
-        if self._reader is None:
-            self._reader = self._connect_reader()
-        return self._reader
+    @contextmanager
+    def _reader_in_use(self) -> Iterator[sqlite3.Connection]:
+        with self._read_lock, _reading(self._path):
+            connection = self._reader or self._connect_reader()
+            try:
+                yield connection
+            finally:
+                self._reader = None if self._frozen else connection
+                if self._frozen:  # it would not see what is appended later
+                    connection.close()
 
     def _read_one(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
-        with self._read_lock, _reading(self._path):
-            row: tuple[Any, ...] | None
-            row = self._read_connection().execute(query, values).fetchone()
+        with self._reader_in_use() as connection:
+            row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
             return row
 
     def _next_runs(
