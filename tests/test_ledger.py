@@ -6,9 +6,11 @@ import gc
 import itertools
 import json
 import math
+import os
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +195,8 @@ def test_a_retry_with_its_key_is_recorded_once(path: Path) -> None:
     with Ledger.open(path) as ledger:
         assert ledger.append({"pay": 10}, key="order 7") == first
         assert len(ledger) == 3
-        for key in ("", "x" * 256):
-            with pytest.raises(EntryError, match="a key has 1 to 255 characters"):
+        for key in ("", "x" * 256, "\ud800", "new\nline"):
+            with pytest.raises(EntryError, match="a key has 1 to 255 printable characters"):
                 ledger.append(1, key=key)
 
 
@@ -424,6 +426,22 @@ def test_a_backup_is_a_ledger_of_its_own(ledger: Ledger, tmp_path: Path) -> None
     with Ledger.in_memory() as memory, pytest.raises(UsageError, match="no files to back up"):
         memory.backup(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_ledger_is_not_used_on_both_sides_of_a_fork(ledger: Ledger) -> None:
+    ledger.append("parent")
+    child = os.fork()
+    if child == 0:
+        uses = (lambda: ledger.append("child"), lambda: len(ledger), lambda: ledger[0])
+        with suppress(BaseException):
+            for use in uses:
+                with pytest.raises(UsageError, match="open it again in this one"):
+                    use()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert ledger.append("parent").index == 2
+    assert ledger.validate().valid
 
 
 def test_an_abandoned_iteration_leaves_nothing_open(ledger: Ledger) -> None:

@@ -118,8 +118,8 @@ class Ledger:
     def append(self, value: object, *, key: str | None = None) -> Block:
         """Record one JSON value; return its block, durable.
 
-        With a `key` (1 to 255 characters), a retry of the same value returns the block of the first
-        try instead of recording it again, however the first try ended.
+        With a `key` (1 to 255 printable characters), a retry of the same value returns the block of
+        the first try instead of recording it again, however the first try ended.
 
         Raises:
             EntryError: `value` has no canonical JSON, is past a limit, or `key` was used for

@@ -96,15 +96,17 @@ class Writer:
         It is queued, and whoever's turn comes first seals and commits the whole queue.
 
         Raises:
-            EntryError: the key has no length from 1 to 255, or was used for another text.
+            EntryError: the key is not 1 to 255 characters, or was used for another text.
             OutcomeUnknownError: the disk failed.
         """
-        if key is not None and not 1 <= len(key) <= MAX_KEY:
-            raise EntryError(f"a key has 1 to {MAX_KEY} characters, found {len(key)}")
-        request = _Request(canonical, key)
+        request = _Request(canonical, _checked(key))
         with self._turn:
             self._pending.append(request)
-            self._turn.wait_for(lambda: request.done or not self._committing)
+            try:
+                self._turn.wait_for(lambda: request.done or not self._committing)
+            except BaseException:  # interrupted: withdraw, unless it is being committed already
+                self._pending = [other for other in self._pending if other is not request]
+                raise
             mine = not request.done
             if mine:
                 requests, self._pending, self._committing = self._pending, [], True
@@ -267,6 +269,12 @@ class Writer:
             *_, segment = self._store.scan(length - 1, length)
             self._tip = _tip_of(segment)
         return self._tip
+
+
+def _checked(key: str | None) -> str | None:
+    if key is not None and not (1 <= len(key) <= MAX_KEY and key.isprintable()):
+        raise EntryError(f"a key has 1 to {MAX_KEY} printable characters, found {key!r:.80}")
+    return key
 
 
 def _tip_of(segment: Segment) -> _Tip:

@@ -15,6 +15,7 @@ retried, since the system may have taken what it could not write for written.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -34,6 +35,7 @@ from cairn.store.errors import (
     OutcomeUnknownError,
     ReadOnlyError,
     StoreError,
+    UsageError,
 )
 from cairn.store.interface import Head
 from cairn.store.runs import before, in_runs, joined, since
@@ -114,6 +116,7 @@ class SqliteStore:
                 if directory.is_dir() and any(directory.iterdir())
                 else NotFoundError(f"there is no ledger at {directory}")
             )
+        self._process = os.getpid()
         self._lock = None if read_only else WriterLock(directory)
         self._closed = False
         # One connection writes, one reads single blocks; each is used under its own lock. A scan
@@ -195,6 +198,7 @@ class SqliteStore:
         with self._write_lock:
             if self._lock is None or self._closed:
                 raise ReadOnlyError(f"{self._directory} is not open for writing")
+            self._require_own_process()
             connection = self._writer or self._connect_writer()
             try:
                 _insert(connection, segment, keys)
@@ -278,6 +282,14 @@ class SqliteStore:
         self._writer = connection
         return connection
 
+    def _require_own_process(self) -> None:
+        """Refuse what SQLite forbids: to use a connection on both sides of a fork."""
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"{self._directory} was opened by process {self._process}, before a fork: open it "
+                "again in this one"
+            )
+
     def _drop_writer(self) -> None:
         if self._writer is not None:
             with suppress(sqlite3.Error):  # what failed before may fail again; nothing is lost
@@ -326,6 +338,7 @@ class SqliteStore:
     @contextmanager
     def _reader_in_use(self) -> Iterator[sqlite3.Connection]:
         with self._read_lock, _reading(self._path):
+            self._require_own_process()
             connection = self._reader or self._connect_reader()
             try:
                 yield connection
