@@ -4,6 +4,7 @@ Usage: reader DIRECTORY USER TASK [ARGUMENT]. With a USER other than 0 it gives 
 those of that user id before it opens anything. It says "open", then does its task:
 
     look                      say what is there, once for each line on its input
+    scan                      say "begun", and count the blocks after a line on its input
     watch SECONDS             read and validate again and again
     backup SECONDS            back up again and again, and validate each copy
 """
@@ -18,6 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cairn import Ledger
+from cairn.store import sqlite
+from tests.faults.harness import tune
 
 
 def say(*words: object) -> None:
@@ -31,6 +34,14 @@ def look(ledger: Ledger) -> None:
         blocks = list(ledger)
         assert [block.index for block in blocks] == list(range(len(blocks)))
         say(len(blocks), blocks[-1].hash)
+
+
+def scan(ledger: Ledger) -> None:
+    segments = ledger.scan()
+    count = len(next(segments))
+    say("begun")
+    sys.stdin.readline()
+    say(count + sum(map(len, segments)))
 
 
 def rounds(seconds: float) -> Iterator[int]:
@@ -73,6 +84,7 @@ def backup(ledger: Ledger, seconds: float) -> None:
 
 
 def main(directory: str, user: str, task: str, seconds: str = "0") -> None:
+    tune(sqlite, SCAN_BLOCKS=100)
     if user != "0":
         with Ledger.in_memory() as ledger:  # imports all there is, while we may
             assert ledger.append({"some": "value"}) == ledger.head
@@ -82,10 +94,15 @@ def main(directory: str, user: str, task: str, seconds: str = "0") -> None:
         os.setuid(int(user))
     with Ledger.open(Path(directory), read_only=True) as ledger:
         say("open")
-        if task == "look":
-            look(ledger)
-        else:
-            (watch if task == "watch" else backup)(ledger, float(seconds))
+        match task:
+            case "look":
+                look(ledger)
+            case "scan":
+                scan(ledger)
+            case "watch":
+                watch(ledger, float(seconds))
+            case "backup":
+                backup(ledger, float(seconds))
 
 
 if __name__ == "__main__":

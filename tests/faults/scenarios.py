@@ -25,11 +25,11 @@ from typing import Final
 
 from cairn import Block, Ledger, OutcomeUnknownError
 from cairn.ledger import exchange as cairn_exchange
-from cairn.ledger import writer as cairn_ledger
+from cairn.ledger import writer as cairn_writer
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.store import sqlite
 from cairn.store.directory import sync
-from tests.faults.harness import key, numbers, place, value
+from tests.faults.harness import key, numbers, place, tune, value
 from tests.faults.shim import Mode, Shim
 
 FAULTS: Final = {
@@ -277,7 +277,7 @@ def recover_beside_a_backup(case: Case) -> None:
         os._exit(0)
 
     def recover_and_retry() -> None:
-        vars(sqlite)["BUSY_SECONDS"] = 0.1  # the backup may take longer
+        tune(sqlite, BUSY_SECONDS=0.1)  # the backup may take longer
         case.open()
         case.keyed = [102]
         case.retry()
@@ -393,8 +393,9 @@ def go_on(case: Case) -> None:
 
 
 def main(scenario: str, root: str, *faults: str) -> None:
-    vars(sqlite)["LOG_PAGES"] = LOG_PAGES
-    vars(cairn_ledger)["BATCH_ENTRIES"] = vars(cairn_exchange)["BATCH_ENTRIES"] = BATCH
+    tune(sqlite, LOG_PAGES=LOG_PAGES)
+    tune(cairn_writer, BATCH_ENTRIES=BATCH)
+    tune(cairn_exchange, BATCH_ENTRIES=BATCH)
     shim = Shim()
     template, traces = Path(root) / "template", Path(root) / "traces"
     template.mkdir()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cairn import Ledger, LockedError
+from cairn.store import runs
 from tests.faults.harness import finish, open_and_check, start, value
 
 NOBODY = 65534
@@ -48,9 +49,9 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 @contextmanager
-def looking(path: Path, user: int = 0) -> Iterator[subprocess.Popen[str]]:
+def reading(path: Path, task: str, user: int = 0) -> Iterator[subprocess.Popen[str]]:
     """Have a process open the ledger to read."""
-    process = start("reader", path, user, "look")
+    process = start("reader", path, user, task)
     assert process.stdin is not None
     assert process.stdout is not None
     with process, process.stdin, process.stdout:
@@ -154,7 +155,7 @@ def test_what_cannot_be_written_to_can_be_read_after_a_clean_close(open_path: Pa
     with Ledger.open(path) as ledger:
         ledger.extend(map(value, range(10)))
         head = ledger.head.hash
-    with not_writable(path) as user, looking(path, user) as reader:
+    with not_writable(path) as user, reading(path, "look", user) as reader:
         assert look(reader) == (11, head)
     assert sorted(file.name for file in path.iterdir()) == ["lock", "tail.sqlite"]
 
@@ -171,10 +172,10 @@ def test_what_a_killed_writer_left_can_be_read_before_anyone_recovers_it(
     shutil.copytree(path, open_path / "copy")
     length = len(open_and_check(open_path / "copy", {}, range(10**9))) + 1
     if may_write:
-        with looking(path) as reader:
+        with reading(path, "look") as reader:
             assert look(reader)[0] == length
     else:
-        with not_writable(path) as user, looking(path, user) as reader:
+        with not_writable(path) as user, reading(path, "look", user) as reader:
             assert look(reader)[0] == length
     assert (path / "tail.sqlite").read_bytes() == left["tail.sqlite"]
     assert (path / "tail.sqlite-wal").read_bytes() == left["tail.sqlite-wal"]
@@ -185,10 +186,29 @@ def test_a_reader_who_may_not_write_sees_what_is_appended_later(open_path: Path)
     path = open_path / "ledger"
     with Ledger.open(path) as ledger:
         ledger.extend(map(value, range(10)))
-    with looking(path, NOBODY) as reader:
+    with reading(path, "look", NOBODY) as reader:
         assert look(reader)[0] == 11
         with Ledger.open(path) as ledger:
             for _ in range(3):
                 ledger.extend(map(value, range(5000)))
                 assert look(reader) == (len(ledger), ledger.head.hash)
         assert look(reader)[0] == 15011
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be two users")
+def test_a_scan_by_one_who_may_not_write_misses_nothing_when_a_writer_comes(
+    open_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = open_path / "ledger"
+    monkeypatch.setattr(runs, "RUN_BLOCKS", 1)  # a large database of few blocks
+    with Ledger.open(path) as ledger:
+        ledger.extend(map(value, range(4000)))
+    with reading(path, "scan", NOBODY) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "begun\n"
+        with Ledger.open(path) as ledger:
+            ledger.extend(map(value, range(12000)))
+        reader.stdin.write("\n")
+        reader.stdin.flush()
+        assert reader.stdout.readline() == "4001\n"

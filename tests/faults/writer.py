@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cairn import Block, Ledger, LockedError
 from cairn.store import sqlite
-from tests.faults.harness import key, numbers, value
+from tests.faults.harness import key, numbers, tune, value
 
 
 def say(*words: object) -> None:
@@ -63,7 +63,7 @@ def work(ledger: Ledger, counter: Iterator[int], choose: random.Random) -> None:
 
 
 def main(directory: str, seed: str, threads: str, log_pages: str) -> None:
-    vars(sqlite)["LOG_PAGES"] = int(log_pages)
+    tune(sqlite, LOG_PAGES=int(log_pages))
     unanswered = [int(word) for word in sys.stdin.read().split()]
     say("ready")
     try:

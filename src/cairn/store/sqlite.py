@@ -18,7 +18,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final
@@ -38,6 +39,7 @@ from cairn.store.errors import (
     UsageError,
 )
 from cairn.store.interface import Head
+from cairn.store.reader import Reader, reading
 from cairn.store.runs import before, in_runs, joined, since
 
 FILE_NAME: Final = "tail.sqlite"
@@ -89,20 +91,6 @@ LOG_PAGES: Final = 1000
 BUSY_SECONDS: Final = 10.0
 """How long to wait for a lock inside SQLite; only programs that are not Cairn make us wait."""
 
-_WORLD: Final = frozenset(
-    {
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_INTERRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-    }
-)
-"""Primary error codes that say nothing against the file."""
-
 
 class SqliteStore:
     """`cairn.store.interface.Store` in a directory, for one writer and any number of readers."""
@@ -123,8 +111,7 @@ class SqliteStore:
         # opens its own. Both are None until used, and again after a failure.
         self._write_lock, self._read_lock = RLock(), RLock()
         self._writer: sqlite3.Connection | None = None
-        self._reader: sqlite3.Connection | None = None
-        self._frozen = False  # whether the last reader takes the file as it lies
+        self._reader = Reader(self._path, self._open)
         try:
             if read_only:
                 self._read_one("SELECT 1", ())  # is it a ledger at all?
@@ -180,13 +167,8 @@ class SqliteStore:
 
     def find(self, block_hash: bytes) -> int | None:
         """See `Store.find`. Searches every row's hashes: 32 bytes of reading a block."""
-        query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
-        with self._reader_in_use() as connection:
-            for first, hashes in connection.execute(query, (block_hash,)):
-                for at in range(0, len(hashes), HASH_BYTES):
-                    if hashes[at : at + HASH_BYTES] == block_hash:
-                        return int(first) + at // HASH_BYTES
-        return None
+        with self._read_lock:
+            return self._reader.run(lambda connection: _find(connection, block_hash))
 
     def recall(self, key: str) -> int | None:
         """See `Store.recall`."""
@@ -217,12 +199,12 @@ class SqliteStore:
         """See `Store.scan`. No transaction stays open between segments: history does not change."""
         if start >= stop:
             return
-        with _reading(self._path), closing(self._connect_reader()) as connection:
+        with closing(Reader(self._path, self._open)) as reader:
             after = -(2**63)  # below any row: a scan of everything passes over none
             if start > 0:
-                (after,) = connection.execute(_BEFORE, (start,)).fetchone()
+                (after,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
             end = 0
-            while segments := self._next_runs(connection, after, stop, end):
+            while segments := reader.run(partial(self._next_runs, after, stop, end)):
                 after, end = segments[-1].start, segments[-1].stop
                 segments[-1] = before(segments[-1], stop)
                 segments[:1] = since(segments[0], start)
@@ -230,26 +212,25 @@ class SqliteStore:
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`."""
-        with (
-            _reading(self._path),
-            closing(self._connect_reader()) as source,
-            closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copy,
-        ):
-            source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
-            source.execute("SELECT length FROM head").fetchone()
-            source.backup(
-                copy,
-                pages=LOG_PAGES,
-                progress=lambda _, left, total: progress(total - left, total),
-            )
+
+        def copy(source: sqlite3.Connection) -> None:
+            with closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copied:
+                source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
+                source.execute("SELECT length FROM head").fetchone()
+                source.backup(
+                    copied,
+                    pages=LOG_PAGES,
+                    progress=lambda _, left, total: progress(total - left, total),
+                )
+
+        with closing(Reader(self._path, self._open)) as reader:
+            reader.run(copy)
 
     def close(self) -> None:
         """See `Store.close`."""
         with self._write_lock, self._read_lock:
             self._closed = True
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+            self._reader.close()
             self._drop_writer()
             if self._lock is not None:
                 self._lock.release()
@@ -264,7 +245,7 @@ class SqliteStore:
             raise StoreError(f"{log} cannot be recovered: {error}") from error
         connection = self._open("rw")
         try:
-            with _reading(self._path):
+            with reading(self._path):
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
@@ -296,23 +277,12 @@ class SqliteStore:
                 self._writer.close()
             self._writer = None
 
-    def _connect_reader(self) -> sqlite3.Connection:
-        self._frozen = False
-        try:
-            return self._open("ro")
-        except StoreError:
-            # A directory we may not write to: SQLite cannot share the log's index there. Without a
-            # log nobody is writing, and the file can be read as it lies.
-            if self._path.with_name(f"{FILE_NAME}-wal").exists():
-                raise
-            self._frozen = True
-            return self._open("ro&immutable=1")
-
     def _open(self, mode: str) -> sqlite3.Connection:
         if self._closed:
             raise ReadOnlyError(f"{self._directory} is closed")
+        self._require_own_process()
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
-        with _reading(self._path):
+        with reading(self._path):
             connection = sqlite3.connect(
                 uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -335,25 +305,15 @@ class SqliteStore:
                 f"{self._path} has schema {version}; this version of Cairn reads {SCHEMA_VERSION}"
             )
 
-    @contextmanager
-    def _reader_in_use(self) -> Iterator[sqlite3.Connection]:
-        with self._read_lock, _reading(self._path):
-            self._require_own_process()
-            connection = self._reader or self._connect_reader()
-            try:
-                yield connection
-            finally:
-                self._reader = None if self._frozen else connection
-                if self._frozen:  # it would not see what is appended later
-                    connection.close()
-
     def _read_one(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
-        with self._reader_in_use() as connection:
-            row: tuple[Any, ...] | None = connection.execute(query, values).fetchone()
-            return row
+        row: tuple[Any, ...] | None
+        with self._read_lock:
+            self._require_own_process()
+            row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
+        return row
 
     def _next_runs(
-        self, connection: sqlite3.Connection, after: int, stop: int, end: int
+        self, after: int, stop: int, end: int, connection: sqlite3.Connection
     ) -> list[Segment]:
         """Return the runs that begin after `after` and before `stop`, as many as one step takes.
 
@@ -405,18 +365,14 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
     connection.execute("COMMIT")
 
 
+def _find(connection: sqlite3.Connection, block_hash: bytes) -> int | None:
+    query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
+    for first, hashes in connection.execute(query, (block_hash,)):
+        for at in range(0, len(hashes), HASH_BYTES):
+            if hashes[at : at + HASH_BYTES] == block_hash:
+                return int(first) + at // HASH_BYTES
+    return None
+
+
 def _row(run: Segment) -> tuple[object, ...]:
     return (run.start, run.hashes.data, run.headers.data, run.offset_bytes(), run.data.data)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ours: the file is damaged, or the world is in the way."""
-    try:
-        yield
-    except UnicodeDecodeError as error:  # sqlite3 has no words for some damage
-        raise DamagedError(f"{path} cannot be read: its schema is damaged") from error
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-        kind = StoreError if code in _WORLD else DamagedError
-        raise kind(f"{path} cannot be read: {error}") from error
