@@ -8,9 +8,10 @@ import json
 import math
 import os
 import random
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import cairn.ledger.writer
 from cairn import (
     Block,
+    DamagedError,
     EntryError,
     ExistsError,
     ExtendError,
@@ -36,6 +38,7 @@ from cairn import (
 )
 from cairn.core.validation import Summary
 from cairn.lab.tampering import forging
+from cairn.store.sqlite import SqliteStore
 from tests.conftest import shared
 
 JSON = st.recursive(
@@ -195,9 +198,9 @@ def test_a_retry_with_its_key_is_recorded_once(path: Path) -> None:
     with Ledger.open(path) as ledger:
         assert ledger.append({"pay": 10}, key="order 7") == first
         assert len(ledger) == 3
-        for key in ("", "x" * 256, "\ud800", "new\nline"):
+        for key in ("", "x" * 256, "\ud800", "new\nline", b"k", 5):
             with pytest.raises(EntryError, match="a key has 1 to 255 printable characters"):
-                ledger.append(1, key=key)
+                ledger.append(1, key=key)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -273,7 +276,7 @@ def test_it_is_a_sequence_of_blocks(ledger: Ledger) -> None:
         (None, 0, 3, -3, 99), (None, 0, 5, -1), (None, 2, -1)
     ):
         assert ledger[start:stop:step] == blocks[start:stop:step]
-    for index in (9, -10, 10**12):
+    for index in (9, -10, 10**12, 10**30):
         with pytest.raises(NoSuchBlockError, match="the ledger has 9") as error:
             ledger[index]
         assert isinstance(error.value, IndexError)
@@ -426,6 +429,64 @@ def test_a_backup_is_a_ledger_of_its_own(ledger: Ledger, tmp_path: Path) -> None
     with Ledger.in_memory() as memory, pytest.raises(UsageError, match="no files to back up"):
         memory.backup(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_thread_does_not_wait_for_itself(path: Path) -> None:
+    """Such as a signal handler that appends while its thread is committing."""
+    outcomes: list[str] = []
+
+    def clock() -> int:
+        uses = (lambda: own.append("inner"), lambda: own.extend(["inner"]), lambda: own.close())
+        for use in uses if not outcomes else ():
+            with pytest.raises(UsageError, match="cannot wait for itself"):
+                use()
+            outcomes.append("refused")
+        return 1
+
+    Ledger.open(path).close()
+    own = Ledger(SqliteStore(path), clock=clock)
+    assert own.append("outer").index == 1
+    assert outcomes == ["refused"] * 3
+    assert own.append("after").index == 2
+    own.close()
+
+
+def test_an_iterable_may_use_the_ledger_and_its_own_errors_are_not_an_item_s(
+    ledger: Ledger,
+) -> None:
+    def values() -> Iterator[int]:
+        yield ledger.append("inner").index
+        ledger.append(math.nan)
+
+    with pytest.raises(EntryError):
+        ledger.extend(values())
+    assert [block.data for block in ledger][1:] == ["inner", 1]
+
+
+def test_a_writer_whose_head_is_gone_says_so(ledger: Ledger, path: Path) -> None:
+    with closing(sqlite3.connect(path / "tail.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM runs")
+    with pytest.raises(DamagedError, match="block 0, the recorded head, is not there"):
+        ledger.append("x", key=None)
+
+
+def test_a_ledger_that_is_forgotten_lets_go_of_its_lock(path: Path) -> None:
+    forgotten: Ledger | None = Ledger.open(path)
+    assert forgotten is not None
+    forgotten = None
+    gc.collect()
+    Ledger.open(path).close()
+
+
+def test_a_private_place_stays_private(path: Path, tmp_path: Path) -> None:
+    path.mkdir(mode=0o700)
+    with Ledger.open(path) as ledger:
+        ledger.append(1)
+        (path / "tail.sqlite").chmod(0o600)
+        ledger.backup(tmp_path / "copy")
+    for directory in (path, tmp_path / "copy"):
+        assert directory.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "copy" / "tail.sqlite").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_ledger_is_not_used_on_both_sides_of_a_fork(ledger: Ledger) -> None:

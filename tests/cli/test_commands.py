@@ -324,6 +324,46 @@ def test_a_failed_export_leaves_the_old_file(tmp_path: Path, directory: Path) ->
     assert file.read_text() == "the export of yesterday"
 
 
+def test_export_writes_into_what_is_no_regular_file(tmp_path: Path) -> None:
+    add(1)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        cairn("export", "-o", pipe)
+        assert reader.communicate()[0] == cairn("export").output
+    assert pipe.is_fifo()
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    cairn("export", "-o", link)
+    assert link.is_symlink()
+    assert target.read_text() == cairn("export").output
+
+
+def test_odd_arguments_are_used_wrongly_not_crashes(tmp_path: Path) -> None:
+    add("\x9b31m\x7f")
+    for block in ("9" * 30, "9" * 5000):
+        cairn("show", block, code=2)
+    cairn("log", "--since", "99999999999d", code=2)
+    output = cairn("show", "1").output
+    assert r"\u009b31m\u007f" in output
+    assert json.loads(output)["data"] == "\x9b31m\x7f"
+    cairn("init", "--ledger", tmp_path / "other", "--name", "", code=2)
+
+
+def test_exit_codes_of_a_closed_pipe_and_ctrl_c_are_not_those_of_a_bad_ledger() -> None:
+    add(*("x" * 1000 for _ in range(500)))
+    log = f"{sys.executable} -m cairn log --json"
+    command = f"{log} | head -c 100 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 141
+    follow = [*CAIRN, "log", "--follow"]
+    with subprocess.Popen(follow, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(20) == 130
+
+
 def test_backup_copies_a_ledger_that_validates(tmp_path: Path) -> None:
     add(*range(100))
     assert "copied 101 blocks" in cairn("backup", tmp_path / "copy").output

@@ -342,6 +342,18 @@ def test_surrogates_the_wrong_way_round_are_two_lone_ones() -> None:
     assert "U+DE00" in refusal(parse, '"\\ude00\\ud83d"').reason
 
 
+def test_keys_that_only_look_equal_are_refused() -> None:
+    class Own(str):
+        __slots__ = ()
+        __hash__ = object.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    with pytest.raises(EntryError, match="duplicate key 'a'"):
+        canonical({Own("a"): 1, Own("a"): 2})
+
+
 def test_parse_refuses_lone_surrogates_as_all_that_canonical_could_not_keep() -> None:
     for text in ('"\\ud800"', '{"\\udfff":1}', '[["\udc00"]]'):
         assert refusal(parse, text).reason.startswith("lone surrogate")

@@ -134,6 +134,31 @@ def test_a_directory_without_its_file_is_damage_and_an_empty_one_no_ledger(direc
         SqliteStore(directory, read_only=True)
 
 
+def test_nothing_is_written_through_a_trigger_that_is_not_ours(directory: Path) -> None:
+    """It could acknowledge appends that it never stores."""
+    execute(
+        directory,
+        "DROP TRIGGER append",
+        "CREATE TRIGGER append INSTEAD OF INSERT ON appends BEGIN SELECT 1; END",
+    )
+    with pytest.raises(DamagedError, match="its schema is not the one that Cairn makes"):
+        Ledger.open(directory)
+    with Ledger.open(directory, read_only=True) as ledger:
+        assert ledger.validate().valid
+
+
+@pytest.mark.parametrize("first", [-(2**63), -1])
+def test_a_row_before_the_first_is_found(directory: Path, first: int) -> None:
+    execute(
+        directory,
+        f"INSERT INTO runs SELECT {first}, hashes, headers, offsets, data FROM runs LIMIT 1",
+    )
+    with Ledger.open(directory, read_only=True) as ledger:
+        failure = ledger.validate().failure
+    assert failure is not None
+    assert failure.rule == "storage"
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -143,6 +168,7 @@ def test_a_directory_without_its_file_is_damage_and_an_empty_one_no_ledger(direc
         "UPDATE runs SET hashes = x'', headers = x''",
         "UPDATE runs SET first = -1",
         "DELETE FROM head",
+        "UPDATE head SET length = -5",
         "DROP TABLE head",
         "DROP TABLE runs",
     ],

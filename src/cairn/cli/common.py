@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ NOT_VALID: Final = 1
 """Exit code: the ledger, or what was imported, is not valid or is damaged."""
 MISUSED: Final = 2
 """Exit code: used wrongly, absent, locked or not permitted."""
+
+INTERRUPTED: Final = 130
+"""Exit code: Ctrl-C, as shells count signals."""
+PIPE_CLOSED: Final = 141
+"""Exit code: nobody reads our output any more, as shells count signals."""
 
 ledger_option: Final[Callable[[Any], Any]] = click.option(
     "--ledger",
@@ -50,8 +56,11 @@ class Commands(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # click knows: whoever read our output has seen enough
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.exceptions.Exit(PIPE_CLOSED) from None
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except (InvalidChainError, DamagedError, FormatError) as error:
             raise Invalid(str(error)) from error
         except (CairnError, OSError) as error:

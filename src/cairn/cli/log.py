@@ -7,6 +7,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import get_terminal_size
@@ -35,8 +36,9 @@ class Moment(click.ParamType[int]):
         if isinstance(value, int):
             return value
         if age := re.fullmatch(r"(\d+)([smhd])", value):
-            span = timedelta(**{_UNITS[age[2]]: int(age[1])})
-            return now_us() - span // timedelta(microseconds=1)
+            with suppress(OverflowError):
+                span = timedelta(**{_UNITS[age[2]]: int(age[1])})
+                return now_us() - span // timedelta(microseconds=1)
         try:
             moment = datetime.fromisoformat(value)
         except ValueError:
@@ -66,7 +68,7 @@ class Regex(click.ParamType[re.Pattern[str]]):
 
 @click.command()
 @click.option(
-    "--since", type=Moment(), help="Blocks at or after TIME: RFC 3339, a date, or 2h ago."
+    "--since", type=Moment(), help="Blocks at or after TIME: RFC 3339, a date, or an age (2h)."
 )
 @click.option("--until", type=Moment(), help="Blocks before TIME.")
 @click.option("--grep", type=Regex(), help="Blocks whose JSON data matches.")

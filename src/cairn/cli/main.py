@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
+
 import click
 
 from cairn.cli.common import Commands
@@ -19,6 +22,9 @@ def main() -> None:
     Exit codes: 0 fine; 1 the ledger is not valid or is damaged; 2 used wrongly, absent, locked or
     not permitted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that cannot show a character
+            stream.reconfigure(errors="backslashreplace")
 
 
 for command in (init, add, show, log, validate, export, import_, backup, demo):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -29,13 +30,15 @@ def show(directory: Path, block: str) -> None:
     with Ledger.open(directory, read_only=True) as ledger:
         if len(block) == HASH_DIGITS:
             found = ledger.find(block)
-        elif block.isdecimal():
+        elif block.isdecimal() and len(block) < HASH_DIGITS:
             found = ledger[int(block)]
         else:
             raise click.BadParameter(f"{block!r} is neither an index nor a hash")
         if found is None:
             raise NoSuchBlockError(f"there is no block with hash {block}")
-        click.echo(json.dumps(parse(found.to_json()), indent=2, ensure_ascii=False))
+        text = json.dumps(parse(found.to_json()), indent=2, ensure_ascii=False)
+        # Recorded text must not drive the terminal; the other control characters are escaped.
+        click.echo(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))
 
 
 @click.command()
@@ -80,7 +83,15 @@ def export(directory: Path, output: Path | None) -> None:
 
 @contextmanager
 def _whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Yield a stream whose content becomes the file `path` when the block ends well."""
+    """Yield a stream whose content becomes the file `path` when the block ends well.
+
+    What is there and is no regular file (a pipe, a device) is written to directly.
+    """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with temporary.open("xb") as stream:

@@ -30,7 +30,7 @@ MAX_LINE: Final = 2**26
 def init(directory: Path, name: str | None, message: str) -> None:
     """Create a ledger."""
     try:
-        genesis = Genesis(name=name or directory.absolute().stem, message=message)
+        genesis = Genesis(name=directory.absolute().stem if name is None else name, message=message)
     except FormatError as error:
         raise Failed(str(error)) from error
     with Ledger.create(directory, genesis) as ledger:

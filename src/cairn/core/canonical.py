@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 from json.encoder import encode_basestring
 from typing import Any, Final
 
@@ -131,6 +132,9 @@ def _object(value: dict[Any, Any], depth: int) -> str:
         members.append((_string(key), key))
     # RFC 8785 section 3.2.3 sorts by UTF-16 code units; big-endian bytes sort the same.
     members.sort(key=lambda member: member[1].encode("utf-16-be"))
+    for (quoted, key), (following, _) in pairwise(members):
+        if quoted == following:  # keys of a type of their own, that are not equal as keys
+            raise EntryError(f"duplicate key {key!r}")
     parts = []
     for quoted, key in members:
         try:

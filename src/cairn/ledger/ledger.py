@@ -121,6 +121,9 @@ class Ledger:
         With a `key` (1 to 255 printable characters), a retry of the same value returns the block of
         the first try instead of recording it again, however the first try ended.
 
+        A float without a fraction is recorded in its shortest form, an integer, and past 2**53 the
+        exact integer that reads back may differ from the double.
+
         Raises:
             EntryError: `value` has no canonical JSON, is past a limit, or `key` was used for
                 another value. Nothing was written.
@@ -229,7 +232,7 @@ class Ledger:
     def validate(
         self,
         *,
-        all: bool = False,  # noqa: A002 - the pinned name
+        all: bool = False,  # noqa: A002 - it reads best where it is called
         progress: Callable[[Summary], None] | None = None,
     ) -> Report:
         """Read the whole store again and check every rule on every block, genesis to head.
@@ -291,7 +294,7 @@ class Ledger:
 
 def _utf8(text: bytes | str) -> bytes:
     """Return `text` as bytes; a lone surrogate becomes bad UTF-8, which parsing refuses."""
-    return text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    return text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
 
 
 def _occupied(path: Path) -> bool:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import Condition
+from threading import Condition, get_ident
 from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
@@ -15,7 +15,7 @@ from cairn.core.errors import CairnError, EntryError
 from cairn.core.hasher import Hasher
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
-from cairn.store.errors import DamagedError, OutcomeUnknownError
+from cairn.store.errors import DamagedError, OutcomeUnknownError, UsageError
 from cairn.store.interface import Store
 
 BATCH_ENTRIES: Final = 8192
@@ -44,6 +44,14 @@ class ExtendError(CairnError):
 
     def __str__(self) -> str:
         return f"item {self.durable} is refused: {self.cause}; the items before it are durable"
+
+
+class _RefusedError(Exception):
+    """An item was refused, by the encoder and not by the iterable itself."""
+
+    def __init__(self, cause: EntryError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 @dataclass(eq=False, slots=True)
@@ -86,7 +94,7 @@ class Writer:
         self._entropy = entropy
         self._hasher = hasher
         self._turn = Condition()
-        self._committing = False  # owned by _turn
+        self._owner: int | None = None  # owned by _turn; the thread whose turn it is
         self._pending: list[_Request] = []  # owned by _turn; whose turn is next takes them all
         self._tip: _Tip | None = None  # owned by who commits; None: read it from the store
 
@@ -100,24 +108,26 @@ class Writer:
             OutcomeUnknownError: the disk failed.
         """
         request = _Request(canonical, _checked(key))
-        with self._turn:
-            self._pending.append(request)
-            try:
-                self._turn.wait_for(lambda: request.done or not self._committing)
-            except BaseException:  # interrupted: withdraw, unless it is being committed already
-                self._pending = [other for other in self._pending if other is not request]
-                raise
-            mine = not request.done
+        mine = False
+        try:
+            with self._turn:
+                self._require_no_turn()
+                self._pending.append(request)
+                try:
+                    self._turn.wait_for(lambda: request.done or self._owner is None)
+                except BaseException:  # interrupted: withdraw, unless it is being committed already
+                    self._pending = [other for other in self._pending if other is not request]
+                    raise
+                if not request.done:
+                    requests, self._pending = self._pending, []
+                    self._owner, mine = get_ident(), True
             if mine:
-                requests, self._pending, self._committing = self._pending, [], True
-        if mine:
-            try:
                 self._commit_all(requests)
-            finally:
+        finally:
+            if mine:
                 self._end_turn()
-        if request.error is not None:
-            raise request.error
-        assert request.block is not None
+        if request.block is None:
+            raise request.error or OutcomeUnknownError("the writer was interrupted")
         return request.block
 
     def extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
@@ -132,8 +142,8 @@ class Writer:
             for batch in self._batches(items, encode):
                 with self.own_turn():
                     durable += self._commit_entries(batch)
-        except EntryError as error:
-            raise ExtendError(durable, error) from error
+        except _RefusedError as error:
+            raise ExtendError(durable, error.cause) from error.cause
         except OutcomeUnknownError as error:
             error.durable = durable
             raise
@@ -145,17 +155,27 @@ class Writer:
     @contextmanager
     def own_turn(self) -> Iterator[None]:
         """Wait until no other thread commits, and keep them waiting."""
-        with self._turn:
-            self._turn.wait_for(lambda: not self._committing)
-            self._committing = True
+        mine = False
         try:
+            with self._turn:
+                self._require_no_turn()
+                self._turn.wait_for(lambda: self._owner is None)
+                self._owner, mine = get_ident(), True
             yield
         finally:
-            self._end_turn()
+            if mine:
+                self._end_turn()
+
+    def _require_no_turn(self) -> None:
+        """Refuse to wait for oneself: in a signal handler, say, that came while committing."""
+        if self._owner == get_ident():
+            raise UsageError(
+                "this thread is writing to the ledger already, and cannot wait for itself"
+            )
 
     def _end_turn(self) -> None:
         with self._turn:
-            self._committing = False
+            self._owner = None
             self._turn.notify_all()
 
     def _commit_all(self, requests: list[_Request]) -> None:
@@ -228,7 +248,10 @@ class Writer:
         salts, size, began = b"", 0, time.monotonic()
         try:
             for item in items:
-                canonical = encode(item)
+                try:
+                    canonical = encode(item)
+                except EntryError as error:
+                    raise _RefusedError(error) from error
                 salts = salts or self._entropy(SALT_BYTES * SALTS_AT_ONCE)
                 # Joined at once: orjson's own buffers are large, and keeping thousands is slow.
                 batch.append(salts[:SALT_BYTES] + canonical)
@@ -266,13 +289,17 @@ class Writer:
         """Return what the next block follows. Requires the turn."""
         if self._tip is None:
             length = self._store.head().length
-            *_, segment = self._store.scan(length - 1, length)
-            self._tip = _tip_of(segment)
+            segments = list(self._store.scan(length - 1, length))
+            if not segments:
+                raise DamagedError(f"block {length - 1}, the recorded head, is not there")
+            self._tip = _tip_of(segments[-1])
         return self._tip
 
 
-def _checked(key: str | None) -> str | None:
-    if key is not None and not (1 <= len(key) <= MAX_KEY and key.isprintable()):
+def _checked(key: object) -> str | None:
+    if key is None:
+        return None
+    if not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY and key.isprintable()):
         raise EntryError(f"a key has 1 to {MAX_KEY} printable characters, found {key!r:.80}")
     return key
 

@@ -39,6 +39,8 @@ def new_directory(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
     temporary.mkdir()
     try:
+        if path.exists():  # an empty directory, perhaps private, and not ours
+            keep_access(path, temporary)
         yield temporary
         for file in temporary.iterdir():
             sync(file)
@@ -50,6 +52,14 @@ def new_directory(path: Path) -> Iterator[Path]:
             raise ExistsError(f"{path} exists already") from None
         raise
     sync_names(path)
+
+
+def keep_access(source: Path, target: Path) -> None:
+    """Give `target` the mode of `source`, and its owner as far as we may."""
+    shutil.copymode(source, target)
+    status = source.stat()
+    with suppress(PermissionError):
+        os.chown(target, status.st_uid, status.st_gid)
 
 
 def sync(path: Path) -> None:
@@ -97,6 +107,8 @@ class WriterLock:
 
     def __init__(self, directory: Path) -> None:
         path = directory / LOCK_NAME
+        self._process = os.getpid()
+        self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self._acquire(directory)
@@ -113,7 +125,7 @@ class WriterLock:
         note = {
             "process": os.getpid(),
             "host": socket.gethostname(),
-            "command": " ".join(sys.argv)[:200],
+            "program": Path(sys.argv[0]).name,  # no arguments: they may hold secrets
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         os.ftruncate(self._descriptor, 0)
@@ -121,14 +133,20 @@ class WriterLock:
 
     def release(self) -> None:
         """Let the next writer in."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._descriptor < 0:
+            return
+        if os.getpid() == self._process:  # a forked child shares it: closing alone would not do
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.release()
 
 
 def _shown(holder: str) -> str:
     try:
         note = json.loads(holder)
-        return "process {process} on {host} ({command}) since {since}".format(**note)
+        return "process {process} on {host} ({program!r}) since {since}".format(**note)
     except (ValueError, KeyError, TypeError):
         return "another process, which is just starting"

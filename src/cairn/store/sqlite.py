@@ -26,10 +26,10 @@ from typing import Any, Final
 
 from cairn.core.block import Block
 from cairn.core.errors import FormatError
-from cairn.core.header import LINK, NO_HASH
+from cairn.core.header import LIMIT_63, LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
-from cairn.store.directory import WriterLock, rewrite, sync_names
+from cairn.store.directory import WriterLock, keep_access, rewrite, sync_names
 from cairn.store.errors import (
     DamagedError,
     NotFoundError,
@@ -50,8 +50,10 @@ SCHEMA_VERSION: Final = 1
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 
-_BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0) - 1"
-_RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first > ? AND first < ? ORDER BY first"
+_BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0)"
+_RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDER BY first"
+
+_OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 
 SCHEMA: Final = f"""
 PRAGMA application_id = {APPLICATION_ID};
@@ -140,8 +142,8 @@ class SqliteStore:
         """See `Store.head`."""
         row = self._read_one("SELECT length, hash, (SELECT count(*) FROM head) FROM head", ())
         length, block_hash, rows = self._typed(row, int, bytes, int)
-        if rows != 1:
-            raise DamagedError(f"{self._path}: {rows} heads are recorded")
+        if rows != 1 or length < 0:
+            raise DamagedError(f"{self._path}: {rows} heads are recorded, of length {length}")
         return Head(length, block_hash)
 
     def surplus(self) -> int:
@@ -157,6 +159,8 @@ class SqliteStore:
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""
+        if index >= LIMIT_63:
+            return None
         row = self._read_one(
             f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,)
         )
@@ -200,12 +204,12 @@ class SqliteStore:
         if start >= stop:
             return
         with closing(Reader(self._path, self._open)) as reader:
-            after = -(2**63)  # below any row: a scan of everything passes over none
+            least = -LIMIT_63  # a scan of everything passes over no row
             if start > 0:
-                (after,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
+                (least,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
             end = 0
-            while segments := reader.run(partial(self._next_runs, after, stop, end)):
-                after, end = segments[-1].start, segments[-1].stop
+            while segments := reader.run(partial(self._next_runs, least, stop, end)):
+                least, end = segments[-1].start + 1, segments[-1].stop
                 segments[-1] = before(segments[-1], stop)
                 segments[:1] = since(segments[0], start)
                 yield from joined(segments)
@@ -225,6 +229,8 @@ class SqliteStore:
 
         with closing(Reader(self._path, self._open)) as reader:
             reader.run(copy)
+        keep_access(self._directory, target)
+        keep_access(self._path, target / FILE_NAME)
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -250,6 +256,7 @@ class SqliteStore:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
                 connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+                self._require_own_schema(connection)
                 # SQLite opens for reading what it cannot write; only a write tells.
                 connection.execute("UPDATE head SET length = length WHERE false")
             # Now the log is there, under a name that SQLite would not make sure of.
@@ -262,6 +269,14 @@ class SqliteStore:
             raise
         self._writer = connection
         return connection
+
+    def _require_own_schema(self, connection: sqlite3.Connection) -> None:
+        """Refuse to write through a view or trigger that is not the one made here."""
+        with closing(sqlite3.connect(":memory:")) as pristine:
+            pristine.executescript(SCHEMA)
+            expected = pristine.execute(_OBJECTS).fetchall()
+        if connection.execute(_OBJECTS).fetchall() != expected:
+            raise DamagedError(f"{self._path}: its schema is not the one that Cairn makes")
 
     def _require_own_process(self) -> None:
         """Refuse what SQLite forbids: to use a connection on both sides of a fork."""
@@ -313,9 +328,9 @@ class SqliteStore:
         return row
 
     def _next_runs(
-        self, after: int, stop: int, end: int, connection: sqlite3.Connection
+        self, least: int, stop: int, end: int, connection: sqlite3.Connection
     ) -> list[Segment]:
-        """Return the runs that begin after `after` and before `stop`, as many as one step takes.
+        """Return the runs that begin from `least` to before `stop`, as many as one step takes.
 
         None may begin before `end`, where the one before ended. Damage ends a step early; only a
         step that begins with it raises.
@@ -323,7 +338,7 @@ class SqliteStore:
         segments: list[Segment] = []
         blocks = size = 0
         try:
-            with closing(connection.execute(_RUNS, (after, stop))) as rows:
+            with closing(connection.execute(_RUNS, (least, stop))) as rows:
                 for row in rows:
                     segment = self._segment(row, end)
                     segments.append(segment)
