@@ -29,7 +29,6 @@ from cairn.core.errors import EntryError
 from cairn.core.genesis import Limits
 
 _SCALARS: Final = frozenset({type(None), bool, int, str})
-_CONTAINERS: Final = frozenset({dict, list})
 _ABOVE_BMP: Final = re.compile(rb"[\xf0-\xf4]")
 """Lead byte of a UTF-8 character above U+FFFF."""
 

@@ -22,7 +22,7 @@ from cairn.hashing.portable import HashlibHasher
 from cairn.ledger.encoding import Encoder
 from cairn.ledger.report import Report, require_sound_ends, validate_store
 from cairn.ledger.writer import Writer
-from cairn.store.directory import new_directory
+from cairn.store.directory import new_directory, occupied
 from cairn.store.errors import (
     DamagedError,
     ExistsError,
@@ -73,7 +73,7 @@ class Ledger:
             InvalidChainError: genesis or the last block breaks a rule, so nothing may follow it.
         """
         path = Path(path)
-        if not read_only and not _occupied(path):
+        if not read_only and not occupied(path):
             with suppress(ExistsError):  # another process was faster
                 return cls.create(path)
         ledger = cls(SqliteStore(path, read_only=read_only))
@@ -295,7 +295,3 @@ class Ledger:
 def _utf8(text: bytes | str) -> bytes:
     """Return `text` as bytes; a lone surrogate becomes bad UTF-8, which parsing refuses."""
     return text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
-
-
-def _occupied(path: Path) -> bool:
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))

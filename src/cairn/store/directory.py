@@ -33,7 +33,7 @@ def new_directory(path: Path) -> Iterator[Path]:
         ExistsError: `path` is there already and not an empty directory.
     """
     path = path.absolute()
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if occupied(path):
         raise ExistsError(f"{path} exists already")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}.new")
@@ -69,6 +69,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def occupied(path: Path) -> bool:
+    """Whether there is something at `path` other than an empty directory."""
+    return path.exists() and (not path.is_dir() or any(path.iterdir()))
 
 
 def sync_names(path: Path) -> None:
