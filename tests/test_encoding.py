@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from cairn.core.canonical import canonical, parse
 from cairn.core.errors import EntryError
 from cairn.core.genesis import Limits
-from cairn.ledger.encoding import Encoder
+from cairn.encoding import Encoder
 from tests.core import reference, strategies
 
 ENCODER = Encoder(Limits())
@@ -439,7 +439,7 @@ def test_the_slow_path_is_taken_where_it_must_be_and_not_where_it_need_not(
         taken.append(value)
         return canonical(value, depth=depth)
 
-    monkeypatch.setattr("cairn.ledger.encoding.canonical", slow)
+    monkeypatch.setattr("cairn.encoding.canonical", slow)
     plain: list[Any] = [1, "é", [1.5, None, True], {"b": {"a": "\n"}}, 2**64 - 1, [[], {}]]
     for value in plain:
         ENCODER.value(value)

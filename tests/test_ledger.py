@@ -29,6 +29,7 @@ from cairn import (
     FormatError,
     Genesis,
     InvalidChainError,
+    KeyReusedError,
     Ledger,
     Limits,
     NoSuchBlockError,
@@ -38,6 +39,7 @@ from cairn import (
 )
 from cairn.core.validation import Summary
 from cairn.lab.tampering import forging
+from cairn.ledger.writer import Append
 from cairn.store.sqlite import SqliteStore
 from tests.conftest import shared
 
@@ -530,3 +532,52 @@ def test_random_use_equals_a_list(path: Path) -> None:
                     expected += values
             assert [block.data for block in ledger][1:] == expected
             assert ledger.validate().blocks == len(expected) + 1
+
+
+def test_all_or_nothing_is_recorded_in_one_commit(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        before = len(ledger)
+        for count in (1, 3, 200):
+            values = [{"n": n} for n in range(count)]
+            places = ledger.append_all(values)
+            assert places == range(before, before + count)
+            assert [ledger[i].data for i in places] == values
+            before += count
+        with pytest.raises(EntryError, match="nan"):
+            ledger.append_all([1, 2, math.nan])
+        with pytest.raises(EntryError, match="no value"):
+            ledger.append_all([])
+        assert len(ledger) == before
+        assert ledger.validate().valid
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_a_retry_of_many_values_is_told_by_its_key(path: Path, count: int) -> None:
+    values = list(range(count))
+    with Ledger.open(path) as ledger:
+        places = ledger.append_all(values, key="k")
+        assert ledger.append_all(values, key="k") == places
+        for others in ([*values, 0], values[1:], [*values[:-1], "other"]):
+            with pytest.raises((KeyReusedError, EntryError)):
+                ledger.append_all(others, key="k")
+    with Ledger.open(path) as ledger:
+        assert ledger.append_all(values, key="k") == places
+        assert len(ledger) == places.stop
+
+
+def test_appends_of_one_commit_get_their_own_answers(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        appends = [
+            Append([b"1"], "a"),
+            Append([b"2", b"3"]),
+            Append([b"1"], "a"),  # a retry that came together with the first try
+            Append([b"4"], "a"),
+            Append([b"5"] * 100, "b"),
+        ]
+        ledger.commit(appends)
+        ledger.commit([])
+        first = appends[0].result().index
+        assert [a.last and a.last.index - first for a in appends] == [0, 2, 0, None, 102]
+        with pytest.raises(KeyReusedError, match="used for another value"):
+            appends[3].result()
+        assert ledger.validate().valid

@@ -6,13 +6,14 @@ with Ledger.open("audit.cairn") as ledger:
 """
 
 from cairn.core.block import Block
-from cairn.core.errors import CairnError, EntryError, FormatError
-from cairn.core.genesis import Genesis, Limits
-from cairn.core.rules import Failure, InvalidChainError
-from cairn.ledger import ExtendError, Ledger, Report
-from cairn.store.errors import (
+from cairn.core.errors import (
+    CairnError,
     DamagedError,
+    EntryError,
     ExistsError,
+    ExtendError,
+    FormatError,
+    KeyReusedError,
     LockedError,
     NoSuchBlockError,
     NotFoundError,
@@ -21,6 +22,10 @@ from cairn.store.errors import (
     StoreError,
     UsageError,
 )
+from cairn.core.genesis import Genesis, Limits
+from cairn.core.rules import Failure, InvalidChainError
+from cairn.ledger import Ledger
+from cairn.report import Report
 
 __all__ = [
     "Block",
@@ -33,6 +38,7 @@ __all__ = [
     "FormatError",
     "Genesis",
     "InvalidChainError",
+    "KeyReusedError",
     "Ledger",
     "Limits",
     "LockedError",

@@ -70,7 +70,7 @@ plain_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text("ab:é", max_size=2), inner),
     max_leaves=12,
 )
-"""Such as the fast path of `cairn.ledger.encoding` takes, most of them."""
+"""Such as the fast path of `cairn.encoding` takes, most of them."""
 
 
 def noisy(value: object, chance: random.Random) -> str:

@@ -16,8 +16,8 @@ from cairn.core.header import Header, Kind
 from cairn.core.merkle import node_hash, tree_hash
 from cairn.core.segment import Segment
 from cairn.core.validation import validate
+from cairn.encoding import Encoder
 from cairn.hashing.portable import HashlibHasher
-from cairn.ledger.encoding import Encoder
 from tests.conftest import shared
 from tests.core import reference
 from tests.core.chains import columns

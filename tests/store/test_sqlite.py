@@ -66,10 +66,10 @@ def test_a_segment_that_does_not_follow_the_head_is_refused(directory: Path) -> 
 def test_a_key_that_is_there_already_is_never_moved(directory: Path) -> None:
     with closing(SqliteStore(directory)) as store:
         parts = segments(chain(1, 2, 3, 4, 5), 4, 1)
-        store.append(parts[1], {"key": 4})
+        store.append(parts[1], {"key": range(4, 5)})
         with pytest.raises(StoreError):
-            store.append(parts[2], {"key": 5})
-        assert store.recall("key") == 4
+            store.append(parts[2], {"key": range(5, 6)})
+        assert store.recall("key") == range(4, 5)
         assert store.head().length == 5
 
 

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import click
 
-from cairn.core.errors import CairnError, FormatError
+from cairn.core.errors import CairnError, DamagedError, FormatError
 from cairn.core.rules import InvalidChainError
-from cairn.store.errors import DamagedError
 
 NOT_VALID: Final = 1
 """Exit code: the ledger, or what was imported, is not valid or is damaged."""

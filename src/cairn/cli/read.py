@@ -15,9 +15,10 @@ import click
 
 from cairn.cli.common import NOT_VALID, ledger_option, progress
 from cairn.core.canonical import parse
-from cairn.ledger import Ledger, Report
+from cairn.core.errors import DamagedError, NoSuchBlockError
+from cairn.ledger import Ledger
 from cairn.ledger.exchange import export_lines
-from cairn.store.errors import DamagedError, NoSuchBlockError
+from cairn.report import Report
 
 HASH_DIGITS: Final = 64
 

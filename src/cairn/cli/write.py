@@ -12,9 +12,9 @@ from typing import Final
 import click
 
 from cairn.cli.common import Failed, ledger_option, progress
-from cairn.core.errors import FormatError
+from cairn.core.errors import ExtendError, FormatError
 from cairn.core.genesis import Genesis
-from cairn.ledger import ExtendError, Ledger
+from cairn.ledger import Ledger
 from cairn.ledger.exchange import import_chain
 
 CHUNK: Final = 2**20

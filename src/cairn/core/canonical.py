@@ -1,6 +1,6 @@
 """Canonical JSON: RFC 8785 (JCS), with 64-bit integers kept exactly.
 
-This module is the definition. `cairn.ledger.encoding` is the fast twin, where it provably agrees.
+This module is the definition. `cairn.encoding` is the fast twin, where it provably agrees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The errors of bad data: what was given is at fault, and trying again will not help."""
+"""Every error that Cairn raises on purpose, in three families.
+
+The data is bad, and trying again will not help; the world failed (disk, files, other processes);
+or Cairn was used wrongly. Anything else that is raised is a bug.
+"""
 
 from __future__ import annotations
 
@@ -26,5 +30,68 @@ class EntryError(CairnError, ValueError):
         return f"{self.reason} (at ${self.path})" if self.path else self.reason
 
 
+class KeyReusedError(EntryError):
+    """A key was used before, for another value: keys tell retries, and are not names."""
+
+
 class FormatError(CairnError, ValueError):
     """Bytes or JSON that are not a block, header or genesis of format version 1."""
+
+
+class ExtendError(CairnError):
+    """`extend` stopped at an item that cannot be recorded; `cause` is the item's error.
+
+    All items before it are durable: there are `durable` of them, so it is also the position of
+    the bad one, from 0.
+    """
+
+    def __init__(self, durable: int, cause: EntryError) -> None:
+        super().__init__(durable, cause)
+        self.durable = durable
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"item {self.durable} is refused: {self.cause}; the items before it are durable"
+
+
+class StoreError(CairnError):
+    """The store could not do what was asked: disk, permissions, or another process."""
+
+
+class DamagedError(StoreError):
+    """What is stored cannot be read as a ledger: the files were damaged or replaced."""
+
+
+class OutcomeUnknownError(StoreError):
+    """A write failed in a way that leaves open whether it is durable.
+
+    The writer has stopped and recovers on next use. Look whether the entry is there, or append it
+    again with the same `key`, which cannot record it twice.
+    """
+
+    durable = 0
+    """Items of the same `extend` that are durable."""
+
+
+class UsageError(CairnError):
+    """Cairn was asked for something that cannot be: wrong use, absent, locked, not permitted."""
+
+
+class NoSuchBlockError(UsageError, IndexError):
+    """The ledger has no such block."""
+
+
+class LockedError(UsageError):
+    """Another writer holds this ledger; the message says who."""
+
+
+class NotFoundError(UsageError):
+    """There is no ledger here."""
+
+
+class ExistsError(UsageError):
+    """There is something already where a new ledger should go."""
+
+
+class ReadOnlyError(UsageError):
+    """The ledger was opened for reading, or is closed."""

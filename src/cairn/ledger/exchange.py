@@ -15,8 +15,8 @@ from cairn.core.genesis import Genesis, Limits
 from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary, validate
+from cairn.encoding import Encoder
 from cairn.hashing.portable import HashlibHasher
-from cairn.ledger.encoding import Encoder
 from cairn.ledger.ledger import Ledger
 from cairn.ledger.writer import BATCH_BYTES, BATCH_ENTRIES
 from cairn.store.directory import new_directory

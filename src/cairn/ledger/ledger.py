@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import cached_property
 from os import PathLike
@@ -14,20 +14,21 @@ from typing import Self, overload
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
-from cairn.core.errors import FormatError
+from cairn.core.errors import (
+    DamagedError,
+    ExistsError,
+    FormatError,
+    NoSuchBlockError,
+)
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
+from cairn.encoding import Encoder
 from cairn.hashing.portable import HashlibHasher
-from cairn.ledger.encoding import Encoder
-from cairn.ledger.report import Report, require_sound_ends, validate_store
-from cairn.ledger.writer import Writer
+from cairn.ledger.report import require_sound_ends, validate_store
+from cairn.ledger.writer import Append, Writer
+from cairn.report import Report
 from cairn.store.directory import new_directory, occupied
-from cairn.store.errors import (
-    DamagedError,
-    ExistsError,
-    NoSuchBlockError,
-)
 from cairn.store.interface import Store
 from cairn.store.memory import MemoryStore
 from cairn.store.sqlite import SqliteStore
@@ -125,11 +126,11 @@ class Ledger:
         exact integer that reads back may differ from the double.
 
         Raises:
-            EntryError: `value` has no canonical JSON, is past a limit, or `key` was used for
-                another value. Nothing was written.
+            EntryError: `value` has no canonical JSON or is past a limit. Nothing was written.
+            KeyReusedError: `key` was used for another value. Nothing was written.
             OutcomeUnknownError: the disk failed; whether the entry is durable is not known.
         """
-        return self._writer.append(self._encoder.value(value), key)
+        return self._append(self.encoder.value(value), key)
 
     def append_json(self, text: bytes | str, *, key: str | None = None) -> Block:
         """Record the value of one JSON text, as `append` does.
@@ -138,7 +139,37 @@ class Ledger:
             EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
             OutcomeUnknownError: as for `append`.
         """
-        return self._writer.append(self._encoder.text(_utf8(text)), key)
+        return self._append(self.encoder.text(_utf8(text)), key)
+
+    def append_all(self, values: Iterable[object], *, key: str | None = None) -> range:
+        """Record values, a block each, all or nothing, in one commit; return their positions.
+
+        All of them are held in memory: for many, use `extend`. A `key` tells a retry of the same
+        values, as for `append`.
+
+        Raises:
+            EntryError: there is no value, or one is refused, as for `append`. Nothing was written.
+            KeyReusedError: `key` was used for other values. Nothing was written.
+            OutcomeUnknownError: as for `append`.
+        """
+        append = Append([self.encoder.value(value) for value in values], key)
+        self._writer.commit((append,))
+        stop = append.result().index + 1
+        return range(stop - len(append.texts), stop)
+
+    def commit(self, appends: Sequence[Append]) -> None:
+        """Record many appends, of one value or more each, in one commit; each gets its own answer.
+
+        An append is recorded whole or not at all, whatever becomes of the others: look at `last`
+        and `error` of each. Waits until what could be recorded is durable.
+        """
+        if appends:
+            self._writer.commit(appends)
+
+    def _append(self, canonical: bytes, key: str | None) -> Block:
+        append = Append((canonical,), key)
+        self._writer.commit((append,))
+        return append.result()
 
     def extend(self, values: Iterable[object]) -> int:
         """Record many JSON values, a block each; return how many. All are durable.
@@ -151,7 +182,7 @@ class Ledger:
             OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
                 may be.
         """
-        return self._writer.extend(values, self._encoder.value)
+        return self._writer.extend(values, self.encoder.value)
 
     def extend_json(self, texts: Iterable[bytes | str]) -> int:
         """Record the values of many JSON texts, such as the lines of an NDJSON file, as `extend`.
@@ -160,7 +191,7 @@ class Ledger:
             ExtendError: also where a text is not acceptable JSON.
             OutcomeUnknownError: as for `extend`.
         """
-        return self._writer.extend(map(_utf8, texts), self._encoder.text)
+        return self._writer.extend(map(_utf8, texts), self.encoder.text)
 
     @cached_property
     def genesis(self) -> Genesis:
@@ -281,7 +312,8 @@ class Ledger:
         self.close()
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """What makes the canonical JSON of values and texts, within this ledger's limits."""
         return Encoder(self.genesis.limits)
 
     def _limits_or_default(self) -> Limits:

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 
 from cairn.core import rules
+from cairn.core.errors import DamagedError
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
 from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
 from cairn.core.validation import Summary, validate
-from cairn.store.errors import DamagedError
+from cairn.report import Report
 from cairn.store.interface import Head, Store
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What validation found."""
-
-    valid: bool
-    blocks: int
-    """Blocks that were read."""
-    bytes: int
-    """Bytes of headers and entries that were checked."""
-    seconds: float
-    failures: tuple[Failure, ...]
-    """By position; only the first unless `all=True` was asked for."""
-
-    @property
-    def failure(self) -> Failure | None:
-        """The first failure."""
-        return self.failures[0] if self.failures else None
-
-    def to_value(self) -> dict[str, Any]:
-        """Return the JSON object that `cairn validate --json` prints."""
-        value: dict[str, Any] = {
-            "valid": self.valid,
-            "execution_time": self.seconds,
-            "blocks": self.blocks,
-            "bytes": self.bytes,
-        }
-        if self.failure is not None:
-            value["failed_block"] = self.failure.index
-            value["failure"] = self.failure.to_value()
-        return value
 
 
 def validate_store(

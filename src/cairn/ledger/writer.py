@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from threading import Condition, get_ident
 from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES, Entry
-from cairn.core.errors import CairnError, EntryError
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    EntryError,
+    ExtendError,
+    KeyReusedError,
+    OutcomeUnknownError,
+    UsageError,
+)
 from cairn.core.hasher import Hasher
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
-from cairn.store.errors import DamagedError, OutcomeUnknownError, UsageError
 from cairn.store.interface import Store
 
 BATCH_ENTRIES: Final = 8192
@@ -26,24 +34,10 @@ BATCH_SECONDS: Final = 0.2
 """How long `extend` may hold an entry before it commits, when the next one comes."""
 SALTS_AT_ONCE: Final = 64
 """Salts drawn from the operating system in one call by `extend`."""
+COLUMNS_FROM: Final = 64
+"""Values from which on sealing them as columns is quicker than one by one."""
 MAX_KEY: Final = 255
 """Characters of an idempotency key, as HTTP services commonly bound it."""
-
-
-class ExtendError(CairnError):
-    """`extend` stopped at an item that cannot be recorded; `cause` is the item's error.
-
-    All items before it are durable: there are `durable` of them, so it is also the position of
-    the bad one, from 0.
-    """
-
-    def __init__(self, durable: int, cause: EntryError) -> None:
-        super().__init__(durable, cause)
-        self.durable = durable
-        self.cause = cause
-
-    def __str__(self) -> str:
-        return f"item {self.durable} is refused: {self.cause}; the items before it are durable"
 
 
 class _RefusedError(Exception):
@@ -55,16 +49,35 @@ class _RefusedError(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
-    """One append that waits for the next commit."""
+class Append:
+    """Values to record together, all or none, a block each; and then what became of them.
 
-    canonical: bytes
-    key: str | None
-    block: Block | None = None
-    same: _Request | None = None
-    """An earlier request of the same commit with the same key."""
+    Raises:
+        EntryError: there is no value, or the key is not 1 to 255 printable characters.
+    """
+
+    texts: Sequence[bytes]
+    """The canonical JSON of each value."""
+    key: str | None = None
+    """What a retry of the same values is recognised by."""
+    last: Block | None = None
+    """The block of the last value, once all are durable."""
     error: CairnError | None = None
-    done: bool = False
+    """Why they were not recorded."""
+    _same: Append | None = None  # an earlier one of the same commit with the same key
+    _done: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise EntryError("there is no value to record")
+        if self.key is not None:
+            _require_key(self.key)
+
+    def result(self) -> Block:
+        """Return the block of the last value; raise what kept them from being recorded."""
+        if self.last is None:
+            raise self.error or OutcomeUnknownError("the writer was interrupted")
+        return self.last
 
 
 class _Tip(NamedTuple):
@@ -95,40 +108,32 @@ class Writer:
         self._hasher = hasher
         self._turn = Condition()
         self._owner: int | None = None  # owned by _turn; the thread whose turn it is
-        self._pending: list[_Request] = []  # owned by _turn; whose turn is next takes them all
+        self._pending: list[Append] = []  # owned by _turn; whose turn is next takes them all
         self._tip: _Tip | None = None  # owned by who commits; None: read it from the store
 
-    def append(self, canonical: bytes, key: str | None) -> Block:
-        """Record one canonical JSON text, as `Ledger.append` says; return its block, durable.
+    def commit(self, appends: Sequence[Append]) -> None:
+        """Record each of `appends` (at least one), as `Ledger.commit` says.
 
-        It is queued, and whoever's turn comes first seals and commits the whole queue.
-
-        Raises:
-            EntryError: the key is not 1 to 255 characters, or was used for another text.
-            OutcomeUnknownError: the disk failed.
+        They are queued, and whoever's turn comes first seals and commits the whole queue.
         """
-        request = _Request(canonical, _checked(key))
         mine = False
         try:
             with self._turn:
                 self._require_no_turn()
-                self._pending.append(request)
+                self._pending += appends  # taken all at once, so that one stands for the others
                 try:
-                    self._turn.wait_for(lambda: request.done or self._owner is None)
-                except BaseException:  # interrupted: withdraw, unless it is being committed already
-                    self._pending = [other for other in self._pending if other is not request]
+                    self._turn.wait_for(lambda: appends[0]._done or self._owner is None)
+                except BaseException:  # interrupted: withdraw, unless being committed already
+                    self._pending = [other for other in self._pending if other not in appends]
                     raise
-                if not request.done:
-                    requests, self._pending = self._pending, []
+                if not appends[0]._done:
+                    queue, self._pending = self._pending, []
                     self._owner, mine = get_ident(), True
             if mine:
-                self._commit_all(requests)
+                self._commit_all(queue)
         finally:
             if mine:
                 self._end_turn()
-        if request.block is None:
-            raise request.error or OutcomeUnknownError("the writer was interrupted")
-        return request.block
 
     def extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
         """Record what `encode` makes of each item, as `Ledger.extend` says; return how many.
@@ -141,7 +146,8 @@ class Writer:
         try:
             for batch in self._batches(items, encode):
                 with self.own_turn():
-                    durable += self._commit_entries(batch)
+                    self._store_segment(self._seal(batch, self._read_tip()), {})
+                durable += len(batch)
         except _RefusedError as error:
             raise ExtendError(durable, error.cause) from error.cause
         except OutcomeUnknownError as error:
@@ -178,67 +184,93 @@ class Writer:
             self._owner = None
             self._turn.notify_all()
 
-    def _commit_all(self, requests: list[_Request]) -> None:
-        """Commit the requests at once, and leave each a block or an error."""
-        fresh: list[_Request] = []
+    def _commit_all(self, appends: list[Append]) -> None:
+        """Commit all of `appends` at once, and leave each a block or an error."""
+        fresh: list[Append] = []
         try:
-            for request in requests:
-                if request.key is None or not self._recall(request, fresh):
-                    fresh.append(request)
+            for append in appends:
+                if append.key is None or not self._recall(append, fresh):
+                    fresh.append(append)
             if fresh:
-                self._commit_requests(fresh)
-            for request in requests:
-                if request.same is not None:
-                    request.block = request.same.block
+                self._commit_fresh(fresh)
+            for append in appends:
+                if append._same is not None:
+                    append.last = append._same.last
         except CairnError as error:
-            for request in requests:
-                if request.block is None and request.error is None:
-                    request.error = type(error)(*error.args)
-                    request.error.__cause__ = error
+            for append in appends:
+                if append.last is None and append.error is None:
+                    append.error = type(error)(*error.args)
+                    append.error.__cause__ = error
         finally:
-            for request in requests:
-                if request.block is None and request.error is None:
-                    request.error = OutcomeUnknownError("the writer was interrupted")
-                request.done = True
+            for append in appends:
+                if append.last is None and append.error is None:
+                    append.error = OutcomeUnknownError("the writer was interrupted")
+                append._done = True
 
-    def _commit_requests(self, requests: list[_Request]) -> None:
-        """Seal the requests as blocks: a few at a time, this is quicker than as columns."""
+    def _commit_fresh(self, appends: list[Append]) -> None:
+        """Seal the values of `appends` and make them durable, with their keys."""
         tip = self._read_tip()
+        texts = [text for append in appends for text in append.texts]
+        seal = self._as_blocks if len(texts) < COLUMNS_FROM else self._as_columns
+        segment, block_at = seal(texts, tip)
+        ends = list(accumulate((len(append.texts) for append in appends), initial=0))
+        keys = {
+            append.key: range(tip.length + start, tip.length + stop)
+            for append, (start, stop) in zip(appends, pairwise(ends), strict=True)
+            if append.key is not None
+        }
+        self._store_segment(segment, keys)
+        for append, end in zip(appends, ends[1:], strict=True):
+            append.last = block_at(end - 1)
+
+    def _as_blocks(self, texts: list[bytes], tip: _Tip) -> tuple[Segment, Callable[[int], Block]]:
+        """Seal texts one by one; return them, and what gives the block of each."""
         timestamp = max(self._clock(), tip.timestamp)
-        blocks, keys, previous_hash = [], {}, tip.hash
-        for index, request in enumerate(requests, start=tip.length):
-            entry = Entry(self._entropy(SALT_BYTES), request.canonical)
+        blocks, previous_hash = [], tip.hash
+        for index, text in enumerate(texts, start=tip.length):
+            entry = Entry(self._entropy(SALT_BYTES), text)
             block = Block.of(
                 Kind.VALUE, entry, index=index, previous_hash=previous_hash, timestamp=timestamp
             )
             blocks.append(block)
             previous_hash = block.stored_hash
-            if request.key is not None:
-                keys[request.key] = index
-        self._tip = None  # until the store has it
-        self._store.append(Segment.from_blocks(tip.length, blocks), keys)
-        self._tip = _Tip(tip.length + len(blocks), previous_hash, timestamp)
-        for request, block in zip(requests, blocks, strict=True):
-            request.block = block
+        return Segment.from_blocks(tip.length, blocks), blocks.__getitem__
 
-    def _recall(self, request: _Request, fresh: list[_Request]) -> bool:
-        """Answer a request whose key is known already, from the store or from this commit."""
-        assert request.key is not None
-        position = self._store.recall(request.key)
-        if position is not None:
-            block = self._store.get(position)
-            if block is None:
-                raise DamagedError(
-                    f"key {request.key!r} names block {position}, which is not there"
-                )
-            request.block, recorded = block, block.data_json()
+    def _as_columns(self, texts: list[bytes], tip: _Tip) -> tuple[Segment, Callable[[int], Block]]:
+        """Do the same as columns."""
+        salts = self._entropy(SALT_BYTES * len(texts))
+        starts = range(0, len(salts), SALT_BYTES)
+        entries = [
+            salts[at : at + SALT_BYTES] + text for at, text in zip(starts, texts, strict=True)
+        ]
+        segment = self._seal(entries, tip)
+        return segment, segment.block
+
+    def _recall(self, append: Append, fresh: list[Append]) -> bool:
+        """Answer an append whose key is known already, from the store or from this commit."""
+        assert append.key is not None
+        places = self._store.recall(append.key)
+        recorded: Sequence[bytes]
+        if places is not None:
+            recorded, append.last = self._recorded(append.key, places)
         else:
-            request.same = next((r for r in fresh if r.key == request.key), None)
-            recorded = request.same.canonical if request.same else request.canonical
-        if recorded != request.canonical:
-            request.block = request.same = None
-            request.error = EntryError(f"key {request.key!r} was used for another value")
-        return (request.block or request.same or request.error) is not None
+            append._same = next((a for a in fresh if a.key == append.key), None)
+            recorded = append._same.texts if append._same else append.texts
+        if list(recorded) != list(append.texts):
+            append.last = append._same = None
+            append.error = KeyReusedError(f"key {append.key!r} was used for another value")
+        return (append.last or append._same or append.error) is not None
+
+    def _recorded(self, key: str, places: range) -> tuple[list[bytes], Block]:
+        """Return what was recorded under `key`: the canonical texts and the last block."""
+        blocks = [
+            block
+            for segment in self._store.scan(places.start, places.stop)
+            for block in segment.blocks()
+        ]
+        if not blocks or len(blocks) != len(places):
+            raise DamagedError(f"key {key!r} names blocks {places}, which are not all there")
+        return [block.data_json() for block in blocks], blocks[-1]
 
     def _batches(
         self, items: Iterable[Any], encode: Callable[[Any], bytes]
@@ -270,20 +302,20 @@ class Writer:
         if batch:
             yield batch
 
-    def _commit_entries(self, entries: list[bytes]) -> int:
-        """Seal the entries as columns and make them durable. Requires the turn."""
-        tip = self._read_tip()
-        segment = Segment.seal(
+    def _seal(self, entries: list[bytes], tip: _Tip) -> Segment:
+        return Segment.seal(
             entries,
             start=tip.length,
             previous_hash=tip.hash,
             timestamp=max(self._clock(), tip.timestamp),
             hasher=self._hasher,
         )
+
+    def _store_segment(self, segment: Segment, keys: Mapping[str, range]) -> None:
+        """Make `segment` durable, with its keys. Requires the turn."""
         self._tip = None  # until the store has it
-        self._store.append(segment, {})
+        self._store.append(segment, keys)
         self._tip = _tip_of(segment)
-        return len(segment)
 
     def _read_tip(self) -> _Tip:
         """Return what the next block follows. Requires the turn."""
@@ -296,12 +328,9 @@ class Writer:
         return self._tip
 
 
-def _checked(key: object) -> str | None:
-    if key is None:
-        return None
+def _require_key(key: object) -> None:
     if not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY and key.isprintable()):
         raise EntryError(f"a key has 1 to {MAX_KEY} printable characters, found {key!r:.80}")
-    return key
 
 
 def _tip_of(segment: Segment) -> _Tip:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from cairn.store.errors import ExistsError, LockedError
+from cairn.core.errors import ExistsError, LockedError
 
 LOCK_NAME: Final = "lock"
 REWRITE_BYTES: Final = 2**20

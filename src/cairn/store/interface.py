@@ -38,12 +38,12 @@ class Store(Protocol):
         """Return the position of the block whose stored hash this is (32 bytes), or None."""
         ...
 
-    def recall(self, key: str) -> int | None:
-        """Return the position of the block that was appended under `key`, or None."""
+    def recall(self, key: str) -> range | None:
+        """Return the positions of the blocks that were appended under `key`, or None."""
         ...
 
-    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
-        """Add `segment` at the end and remember `keys` (key → position), both or neither.
+    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+        """Add `segment` at the end and remember `keys` (key → positions), both or neither.
 
         Durable when it returns. Requires that the segment follows the recorded head.
 

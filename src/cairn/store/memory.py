@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cairn.core.block import Block
+from cairn.core.errors import UsageError
 from cairn.core.segment import Segment
-from cairn.store.errors import UsageError
 from cairn.store.interface import Head
 
 
@@ -17,7 +17,7 @@ class MemoryStore:
 
     def __init__(self, first: Segment) -> None:
         self._segments = [first]
-        self._keys: dict[str, int] = {}
+        self._keys: dict[str, range] = {}
 
     def head(self) -> Head:
         """See `Store.head`."""
@@ -43,11 +43,11 @@ class MemoryStore:
                     return segment.start + i
         return None
 
-    def recall(self, key: str) -> int | None:
+    def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
         return self._keys.get(key)
 
-    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
         """See `Store.append`."""
         self._segments.append(segment)
         self._keys.update(keys)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cairn.store.errors import DamagedError, StoreError
+from cairn.core.errors import DamagedError, StoreError
 
 Result = TypeVar("Result")
 

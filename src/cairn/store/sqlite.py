@@ -25,19 +25,19 @@ from threading import RLock
 from typing import Any, Final
 
 from cairn.core.block import Block
-from cairn.core.errors import FormatError
-from cairn.core.header import LIMIT_63, LINK, NO_HASH
-from cairn.core.merkle import HASH_BYTES
-from cairn.core.segment import Segment
-from cairn.store.directory import WriterLock, keep_access, rewrite, sync_names
-from cairn.store.errors import (
+from cairn.core.errors import (
     DamagedError,
+    FormatError,
     NotFoundError,
     OutcomeUnknownError,
     ReadOnlyError,
     StoreError,
     UsageError,
 )
+from cairn.core.header import LIMIT_63, LINK, NO_HASH
+from cairn.core.merkle import HASH_BYTES
+from cairn.core.segment import Segment
+from cairn.store.directory import WriterLock, keep_access, rewrite, sync_names
 from cairn.store.interface import Head
 from cairn.store.reader import Reader, reading
 from cairn.store.runs import before, in_runs, joined, since
@@ -80,7 +80,8 @@ CREATE TRIGGER append INSTEAD OF INSERT ON appends BEGIN  -- the only way that C
 END;
 CREATE TABLE keys (      -- what retries with a key have already recorded
     key TEXT PRIMARY KEY,
-    position INTEGER NOT NULL
+    first INTEGER NOT NULL,     -- position of the first block
+    count INTEGER NOT NULL      -- blocks
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -174,12 +175,12 @@ class SqliteStore:
         with self._read_lock:
             return self._reader.run(lambda connection: _find(connection, block_hash))
 
-    def recall(self, key: str) -> int | None:
+    def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
-        row = self._read_one("SELECT position FROM keys WHERE key = ?", (key,))
-        return None if row is None else int(row[0])
+        row = self._read_one("SELECT first, count FROM keys WHERE key = ?", (key,))
+        return None if row is None else range(row[0], row[0] + row[1])
 
-    def append(self, segment: Segment, keys: Mapping[str, int]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
         """See `Store.append`."""
         with self._write_lock:
             if self._lock is None or self._closed:
@@ -368,7 +369,7 @@ class SqliteStore:
             raise DamagedError(f"{self._path}: damaged run at block {first}: {error}") from None
 
 
-def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str, int]) -> None:
+def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str, range]) -> None:
     """Write `segment` and `keys` in one transaction."""
     rows = list(map(_row, in_runs(segment)))
     if len(rows) == 1 and not keys:  # a statement is a transaction
@@ -376,7 +377,8 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
         return
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_APPEND, rows)
-    connection.executemany("INSERT INTO keys VALUES (?, ?)", keys.items())
+    remembered = [(key, places.start, len(places)) for key, places in keys.items()]
+    connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", remembered)
     connection.execute("COMMIT")
 
 
