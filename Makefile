@@ -23,10 +23,8 @@ $(READY): requirements-dev.lock pyproject.toml
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-serve: $(READY)  ## record this repository's history in a ledger, validate it, perform the demo
-	@$(BIN)/python examples/git_history.py . --ledger cairn-data
-	@$(BIN)/cairn validate --ledger cairn-data
-	@$(BIN)/cairn demo
+serve: $(READY)  ## run a node on http://127.0.0.1:5000; LAB=1: on a scratch copy that can be tampered with
+	@$(BIN)/cairn serve --ledger cairn-data $(if $(LAB),--lab)
 
 test: $(READY)   ## pass the tests
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered

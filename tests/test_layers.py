@@ -19,9 +19,13 @@ MAY_IMPORT = {
     "encoding": {"core"},
     "report": {"core"},
     "ledger": {"ledger", "core", "encoding", "report", "hashing", "store"},
+    "client": {"client", "core", "encoding", "report"},
+    "logging": {"core", "encoding", "ledger", "client"},
     "lab": {"lab", "core", "store", "ledger"},
+    "node": {"node", "core", "report", "store", "ledger"},
+    "api": {"api", "core", "encoding", "report", "ledger", "lab", "node"},
     "__init__": {"core", "report", "ledger"},
-    "cli": {"cli", "core", "report", "hashing", "store", "ledger", "lab", "__init__"},
+    "cli": {"cli", "core", "report", "hashing", "store", "ledger", "lab", "api", "__init__"},
     "__main__": {"cli"},
 }
 """Layer to layers. `__init__` is what `import cairn` gives to users; no layer but cli asks it."""

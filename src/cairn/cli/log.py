@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import Final
@@ -17,11 +14,11 @@ import click
 
 from cairn.cli.common import ledger_option
 from cairn.core.block import Block
-from cairn.ledger.ledger import Ledger, now_us
+from cairn.ledger import Ledger
+from cairn.ledger.search import first_at, moment
 
 FOLLOW_SECONDS: Final = 0.2
 """Between looks for new blocks: soon enough for a person, cheap enough to leave running."""
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class Moment(click.ParamType[int]):
@@ -32,20 +29,13 @@ class Moment(click.ParamType[int]):
     def convert(
         self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
     ) -> int:
-        """Read an RFC 3339 time or date (UTC unless it says otherwise), or an age such as 2h."""
+        """Read it."""
         if isinstance(value, int):
             return value
-        if age := re.fullmatch(r"(\d+)([smhd])", value):
-            with suppress(OverflowError):
-                span = timedelta(**{_UNITS[age[2]]: int(age[1])})
-                return now_us() - span // timedelta(microseconds=1)
         try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a time (2026-01-31, RFC 3339) nor an age (2h)")
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+            return moment(value)
+        except ValueError as error:
+            self.fail(str(error))
 
 
 class Regex(click.ParamType[re.Pattern[str]]):
@@ -86,17 +76,12 @@ def log(
     """List blocks, oldest first: index, time, hash, kind and data."""
     show = Block.to_json if as_json else _table_row()
     with Ledger.open(directory, read_only=True) as ledger:
-        start = 0 if since is None else _first_at(ledger, since)
+        start = 0 if since is None else first_at(ledger, since)
         for block in _blocks(ledger, start, follow=follow):
             if until is not None and block.header.timestamp >= until:
                 return
             if grep is None or grep.search(block.data_json().decode(errors="replace")):
                 click.echo(show(block))
-
-
-def _first_at(ledger: Ledger, timestamp: int) -> int:
-    """Return the position of the first block at or after `timestamp` (µs); times never fall."""
-    return bisect_left(range(len(ledger)), timestamp, key=lambda i: ledger[i].header.timestamp)
 
 
 def _blocks(ledger: Ledger, start: int, *, follow: bool) -> Iterator[Block]:

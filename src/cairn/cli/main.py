@@ -11,6 +11,7 @@ from cairn.cli.common import Commands
 from cairn.cli.demo import demo
 from cairn.cli.log import log
 from cairn.cli.read import backup, export, show, validate
+from cairn.cli.serve import serve
 from cairn.cli.write import add, import_, init
 
 
@@ -27,5 +28,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (init, add, show, log, validate, export, import_, backup, demo):
+for command in (init, serve, add, show, log, validate, export, import_, backup, demo):
     main.add_command(command)

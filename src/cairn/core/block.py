@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,7 +82,7 @@ class Block:
             EntryError: the stored bytes are not acceptable JSON (damage).
         """
         values = [entry.value for entry in self.entries]
-        return values[0] if self._is_single else values
+        return values if self.is_batch else values[0]
 
     @property
     def previous_hash(self) -> str:
@@ -104,13 +103,14 @@ class Block:
             return str(self.header.kind)
 
     @property
-    def _is_single(self) -> bool:
-        return self.header.kind != Kind.BATCH and len(self.entries) == 1
+    def is_batch(self) -> bool:
+        """Whether `data` is a list of values, however many entries were stored."""
+        return self.header.kind == Kind.BATCH or len(self.entries) != 1
 
     def data_json(self) -> bytes:
         """Return the exact recorded JSON, without salts; for a batch, the JSON list of values."""
         texts = [entry.canonical for entry in self.entries]
-        return texts[0] if self._is_single else b"[" + b",".join(texts) + b"]"
+        return b"[" + b",".join(texts) + b"]" if self.is_batch else texts[0]
 
     def to_json(self) -> str:
         """Return the JSON view on one line; `data` holds the recorded bytes as they are.
@@ -123,10 +123,10 @@ class Block:
             self.data  # noqa: B018 - so that the line is JSON whatever was stored
         except (UnicodeDecodeError, EntryError) as error:
             raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
-        parts = {key: json.dumps(value) for key, value in self._facts().items()}
+        parts = {key: _shown(value) for key, value in self._facts().items()}
         # White space in stored JSON that is not canonical must not end the line.
         parts["data"] = data.replace("\n", " ").replace("\r", " ")
-        return "{" + ", ".join(f'"{key}": {parts[key]}' for key in VIEW_KEYS) + "}"
+        return "{" + ", ".join([f'"{key}": {parts[key]}' for key in VIEW_KEYS]) + "}"
 
     @classmethod
     def from_view(cls, view: object, *, encode: Callable[[object], bytes] = canonical) -> Block:
@@ -170,7 +170,7 @@ class Block:
             "data_root": self.header.data_root.hex(),
             "bits": f"{self.header.bits:08x}",
             "nonce": f"{self.header.nonce:016x}",
-            "salt": salts[0] if self._is_single else salts,
+            "salt": salts if self.is_batch else salts[0],
             "header": self.header.pack().hex(),
         }
 
@@ -191,6 +191,13 @@ def rfc3339(microseconds: int) -> str:
     if not -LIMIT_63 < microseconds < LIMIT_63:
         return str(microseconds)
     return f"{np.datetime64(microseconds, 'us')}Z"
+
+
+def _shown(fact: int | str | list[str]) -> str:
+    """Return a fact as JSON: integers and plain words, in which there is nothing to escape."""
+    if isinstance(fact, list):
+        return "[" + ", ".join(map(_shown, fact)) + "]"
+    return str(fact) if isinstance(fact, int) else f'"{fact}"'
 
 
 def _unhex(name: str, text: object, size: int) -> bytes:

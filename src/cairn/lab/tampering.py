@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -9,10 +10,17 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 
+from cairn.core.block import Block
+from cairn.core.canonical import canonical
+from cairn.core.entry import SALT_BYTES
 from cairn.core.header import Header
 from cairn.core.merkle import leaf_hash, tree_hash
+from cairn.core.segment import Segment
 from cairn.ledger import Ledger
 from cairn.store.sqlite import FILE_NAME
+
+_RUN = """SELECT first, headers, hashes, data, offsets FROM runs
+    WHERE first <= ? ORDER BY first DESC LIMIT 1"""
 
 
 @dataclass
@@ -75,7 +83,30 @@ def forging(directory: Path, *, cover_tracks: bool) -> Iterator[list[Forgery]]:
             connection.execute("UPDATE head SET length = ?, hash = ?", end)
 
 
+def tamper(directory: Path, choose: random.Random) -> Block:
+    """Change the data of a block chosen at random, genesis included; return the block.
+
+    In place, and nothing is made to agree with it. The ledger may be open, for writing too.
+    """
+    with Ledger.open(directory, read_only=True) as ledger:
+        position = choose.randrange(len(ledger))
+        with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            run = Segment.from_bytes(*connection.execute(_RUN, (position,)).fetchone())
+            entries = [entry for i in range(len(run)) for entry in run.entries(i)]
+            target = int(run.block_bounds[position - run.start])
+            text = canonical(f"tampered with: {choose.randrange(2**32):08x}")
+            entries[target] = entries[target][:SALT_BYTES] + text
+            changed = (b"".join(entries), _offsets(entries), run.start)
+            connection.execute("UPDATE runs SET data = ?, offsets = ? WHERE first = ?", changed)
+        return ledger[position]
+
+
 def _row(position: int, block: Forgery) -> tuple[int, bytes, bytes, bytes, bytes]:
-    ends = accumulate(map(len, block.entries), initial=0)
-    offsets = b"".join(end.to_bytes(8, "big") for end in ends)
-    return position, block.hash, block.header.pack(), offsets, b"".join(block.entries)
+    data = b"".join(block.entries)
+    return position, block.hash, block.header.pack(), _offsets(block.entries), data
+
+
+def _offsets(entries: Sequence[bytes]) -> bytes:
+    ends = accumulate(map(len, entries), initial=0)
+    return b"".join(end.to_bytes(8, "big") for end in ends)

@@ -1,0 +1,1 @@
+"""The HTTP service: routes, what guards them, and the server."""

@@ -1,0 +1,92 @@
+"""The ASGI application: operations, guard and metrics around a node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cairn.api.bodies import Bodies
+from cairn.api.bounds import Bounds
+from cairn.api.guard import Access, Guard
+from cairn.api.metrics import Metered, Metrics
+from cairn.api.operations import Operation
+from cairn.api.problems import (
+    ProblemError,
+    answer_bug,
+    answer_cairn_error,
+    answer_http_error,
+    answer_problem,
+)
+from cairn.api.routes import Service, operations
+from cairn.core.errors import CairnError
+from cairn.node import Node
+
+
+class Endpoint:
+    """One operation as an ASGI application."""
+
+    def __init__(self, operation: Operation, service: Service) -> None:
+        self._operation = operation
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        operation = self._operation
+        scope["operation"] = (scope["method"], operation.path)  # for the metrics
+        request = Request(scope, receive)
+        response = await operation.handler(self._service, request, **operation.read(request))
+        await response(scope, receive, send)
+
+
+def application(
+    node: Node,
+    *,
+    access: Access,
+    bounds: Bounds,
+    lab: bool = False,
+    connections: Callable[[], int] = lambda: 0,
+) -> ASGIApp:
+    """Return the application that serves `node`, and runs it for as long as it runs itself.
+
+    `connections` returns how many there are now.
+    """
+    metrics = Metrics(length=lambda: node.length, connections=connections)
+    node.committed = metrics.committed
+    service = Service(
+        node, bounds, Bodies(bounds), metrics, asyncio.Semaphore(bounds.bulk_requests), lab
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with node:
+            yield
+
+    app = Starlette(
+        routes=[
+            Route(operation.path, Endpoint(operation, service), methods=[operation.method])
+            for operation in operations(lab=lab)
+        ],
+        exception_handlers={
+            CairnError: answer_cairn_error,
+            ProblemError: answer_problem,
+            HTTPException: answer_http_error,
+            ClientDisconnect: answer_nobody,
+            Exception: answer_bug,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return Metered(Guard(app, access), metrics)
+
+
+async def answer_nobody(_request: Request, _error: Exception) -> Response:
+    """Answer a client that has gone before its body came."""
+    return Response(status_code=400)

@@ -1,0 +1,150 @@
+"""Who may ask what: names, origins and tokens; and what browsers are told to keep to.
+
+A browser lets any web page send requests to this machine. So a request must name the node as it is
+known (against DNS rebinding), and one that says that it comes from another page is refused.
+Programs such as curl send neither `Origin` nor `Sec-Fetch-Site`.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cairn.api.docs import STYLE_SOURCE
+from cairn.api.problems import ProblemError, bad_request
+
+SAFE: Final = {"GET", "HEAD"}
+OPEN: Final = {"/health"}
+"""Paths for which no token is asked: they say nothing of the ledger."""
+CHANGING: Final = {"/tamper"}
+"""Paths that change something however they are asked for."""
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",  # a changed ledger must show
+    "Content-Security-Policy": f"default-src 'none'; style-src {STYLE_SOURCE}; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every answer: recorded data is never taken for a page, nor read by another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may ask, and by which names for the node."""
+
+    tokens: Sequence[bytes] = ()
+    """Any of them may read and write. None: everyone may."""
+    read_tokens: Sequence[bytes] = ()
+    """Any of them may read."""
+    public_read: bool = False
+    """Whether everyone may read."""
+    names: frozenset[str] = frozenset()
+    """What the node may be called in `Host`, besides localhost."""
+    any_address: bool = False
+    """Whether it may be called by any IP address: a web page has to use a name that it controls."""
+
+    def knows_host(self, host: str) -> bool:
+        """Whether `host`, as in a Host header, is a name of this node."""
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        name = name.strip("[]").lower().removesuffix(".")
+        if name in self.names or name == "localhost":
+            return True
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return False
+        return self.any_address or address.is_loopback
+
+    def require(self, path: str, authorization: str, *, writing: bool) -> None:
+        """Refuse who may not do this.
+
+        Raises:
+            ProblemError: no token, or not the right one.
+        """
+        if not self.tokens or path in OPEN or (self.public_read and not writing):
+            return
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", "a bearer token is needed")
+        given = token.strip().encode("latin-1")
+        may_write = _is_one_of(given, self.tokens)
+        may_read = _is_one_of(given, self.read_tokens)
+        if not (may_write or may_read):
+            raise ProblemError(HTTPStatus.UNAUTHORIZED, "unauthorized", "this token is not known")
+        if writing and not may_write:
+            raise ProblemError(HTTPStatus.FORBIDDEN, "forbidden", "this token may only read")
+
+
+def _is_one_of(token: bytes, known: Sequence[bytes]) -> bool:
+    """Compare with all, in a time that does not depend on how much is right."""
+    return sum([hmac.compare_digest(token, one) for one in known]) > 0
+
+
+class Guard:
+    """Refuses requests before an ASGI application sees them, and adds headers to every answer."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._require(scope)
+        except ProblemError as problem:
+            await problem.response()(scope, receive, guarded)
+        else:
+            await self._app(scope, receive, guarded)
+
+    def _require(self, scope: Scope) -> None:
+        headers, path = Headers(scope=scope), scope["path"]
+        writing = scope["method"] not in SAFE or path in CHANGING
+        hosts = headers.getlist("host")
+        if len(hosts) != 1:
+            raise bad_request(f"a request has one Host, found {len(hosts)}")
+        if not self._access.knows_host(hosts[0]):
+            raise ProblemError(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "wrong-host",
+                f"{hosts[0]!r:.200} is not a name of this node; the operator adds names",
+            )
+        _require_own_page(headers, hosts[0], navigating_is_fine=not writing and path != "/validate")
+        self._access.require(path, headers.get("authorization", ""), writing=writing)
+
+
+def _require_own_page(headers: Headers, host: str, *, navigating_is_fine: bool) -> None:
+    """Refuse what a browser sends for a page that is not ours.
+
+    Source: W3C Fetch Metadata; the Origin header of the Fetch standard, section 3.2.
+    """
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN, "forbidden", f"requests from pages of {origin!r:.200} are refused"
+        )
+    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+        return
+    navigating = headers.get("sec-fetch-mode") == "navigate"
+    if not (navigating_is_fine and navigating and headers.get("sec-fetch-dest") == "document"):
+        detail = "requests from other sites are refused"
+        raise ProblemError(HTTPStatus.FORBIDDEN, "forbidden", detail)

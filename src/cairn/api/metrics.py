@@ -1,0 +1,135 @@
+"""What the service counts and times, for Prometheus. `docs/operations.md` says what each means."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cairn.ledger.writer import Append
+from cairn.report import Report
+
+COMMIT_BLOCKS: Final = tuple(4**i for i in range(9))
+"""Bounds of the histogram of blocks in a commit: 1 to 65,536."""
+SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+"""Bounds of the histograms of time: an fsync takes 0.1 ms on a good disk and 10 ms on a slow."""
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own."""
+
+    def __init__(self, *, length: Callable[[], int], connections: Callable[[], int]) -> None:
+        """`length` and `connections` return how many blocks and connections there are now."""
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        self._requests = Counter(
+            "cairn_http_requests",
+            "Requests that were answered.",
+            ("method", "path", "status"),
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "cairn_http_request_seconds",
+            "From the headers of a request to the end of its answer.",
+            ("path",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._commit_seconds = Histogram(
+            "cairn_commit_seconds",
+            "From taking a group of appends to their being durable.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._commit_blocks = Histogram(
+            "cairn_commit_blocks", "Blocks in a commit.", buckets=COMMIT_BLOCKS, registry=registry
+        )
+        self._refused = Counter(
+            "cairn_appends_not_recorded",
+            "Appends that the writer refused or whose outcome is unknown, by error.",
+            ("error",),
+            registry=registry,
+        )
+        self._valid = Gauge(
+            "cairn_valid", "Whether the last validation found the ledger valid.", registry=registry
+        )
+        self._validated = Gauge(
+            "cairn_validated_timestamp_seconds", "When that was, Unix time.", registry=registry
+        )
+        self._validated_blocks = Gauge(
+            "cairn_validated_blocks", "Blocks that it read.", registry=registry
+        )
+        self._validation_seconds = Gauge(
+            "cairn_validation_seconds", "How long it took.", registry=registry
+        )
+        self.followers = Gauge("cairn_followers", "Who follows /events now.", registry=registry)
+        Gauge("cairn_blocks", "Blocks in the ledger.", registry=registry).set_function(length)
+        Gauge("cairn_connections", "Connections now.", registry=registry).set_function(connections)
+        # Finding a child by its labels takes a lock each time; there are few.
+        self._count = cache(lambda *labels: self._requests.labels(*labels).inc)
+        self._time = cache(lambda path: self._seconds.labels(path).observe)
+
+    def committed(self, appends: list[Append], seconds: float) -> None:
+        """Count a commit and what is in it."""
+        self._commit_seconds.observe(seconds)
+        self._commit_blocks.observe(sum(len(append.texts) for append in appends if append.last))
+        for append in appends:
+            if append.error is not None:
+                self._refused.labels(type(append.error).__name__).inc()
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request that was answered."""
+        self._count(method, path, status)()
+        self._time(path)(seconds)
+
+    def validated(self, report: Report) -> None:
+        """Note what a validation found."""
+        self._valid.set(report.valid)
+        self._validated.set_to_current_time()
+        self._validated_blocks.set(report.blocks)
+        self._validation_seconds.set(report.seconds)
+
+    def text(self) -> bytes:
+        """Return all of them in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Metered:
+    """Counts and times every request to an ASGI application."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            method, path = scope.get("operation", ("other", "other"))
+            self._metrics.answered(method, path, status, time.perf_counter() - began)

@@ -1,0 +1,142 @@
+"""Errors as RFC 9457 problem details: one table from what went wrong to what a client is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    EntryError,
+    KeyReusedError,
+    NoSuchBlockError,
+    OutcomeUnknownError,
+    StoreError,
+)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_SECONDS: Final = 1
+"""What Retry-After says where waiting may help: a disk or a restart takes longer than that to
+come back, but not being asked once a second."""
+
+log = logging.getLogger(__name__)
+
+
+class ProblemError(Exception):
+    """A request that is answered with a problem; `slug` names its type for programs."""
+
+    def __init__(self, status: HTTPStatus, slug: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.detail = detail
+        self.members = members
+        """Further members of the JSON object."""
+
+    def to_value(self) -> dict[str, Any]:
+        """Return the JSON object (RFC 9457, section 3)."""
+        return {
+            "type": f"urn:cairn:problem:{self.slug}",
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+            **self.members,
+        }
+
+    def response(self) -> Response:
+        """Return the response that says so."""
+        response = Response(json.dumps(self.to_value()), self.status, media_type=MEDIA_TYPE)
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = "Bearer"
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            response.headers["Retry-After"] = str(RETRY_SECONDS)
+        return response
+
+
+def bad_entry(error: EntryError, **where: int) -> ProblemError:
+    """Return the problem of a value that cannot be recorded."""
+    return ProblemError(
+        HTTPStatus.BAD_REQUEST,
+        "bad-entry",
+        str(error),
+        reason=error.reason,
+        path=error.path,
+        **where,
+    )
+
+
+def bad_request(detail: str) -> ProblemError:
+    """Return the problem of a request that is not as the document says."""
+    return ProblemError(HTTPStatus.BAD_REQUEST, "bad-request", detail)
+
+
+def too_large(detail: str) -> ProblemError:
+    """Return the problem of a body past a limit."""
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
+
+
+def unavailable(detail: str, slug: str = "unavailable") -> ProblemError:
+    """Return the problem of something that may work when tried again."""
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, slug, detail)
+
+
+def of_error(error: CairnError) -> ProblemError:
+    """Return what a client is told of an error."""
+    match error:
+        case KeyReusedError():
+            return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", str(error))
+        case EntryError():
+            return bad_entry(error)
+        case NoSuchBlockError():
+            return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
+        case DamagedError():
+            log.error("%s", error)
+            return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "damaged", str(error))
+        case OutcomeUnknownError():
+            log.error("%s", error)
+            return unavailable(
+                "the disk failed: whether this was recorded is not known; ask again with the same "
+                "Idempotency-Key",
+                "outcome-unknown",
+            )
+        case StoreError():
+            log.error("%s", error)
+            return unavailable("the ledger cannot be reached just now")
+    return unavailable(str(error))
+
+
+async def answer_cairn_error(_request: Request, error: Exception) -> Response:
+    """Answer an error that Cairn raised on purpose."""
+    assert isinstance(error, CairnError)
+    return of_error(error).response()
+
+
+async def answer_problem(_request: Request, error: Exception) -> Response:
+    """Answer a problem that a handler raised."""
+    assert isinstance(error, ProblemError)
+    return error.response()
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Answer what the router refuses."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    slug = "not-found" if status == HTTPStatus.NOT_FOUND else "bad-request"
+    path = request.url.path
+    detail = f"there is no {request.method} {path:.200}"
+    response = ProblemError(status, slug, detail).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def answer_bug(_request: Request, _error: Exception) -> Response:
+    """Answer a bug of ours; the server logs it."""
+    detail = "this is a bug in the node; its log says more"
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "bug", detail).response()

@@ -1,0 +1,483 @@
+"""The operations of the service: what each does, and what the document says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from cairn.api.bodies import Bodies, canonical_lines
+from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, SEARCH_SECONDS, Bounds
+from cairn.api.docs import page
+from cairn.api.metrics import Metrics
+from cairn.api.operations import Operation, Parameter, document
+from cairn.api.schemas import ref
+from cairn.core.block import Block
+from cairn.core.errors import NoSuchBlockError
+from cairn.core.header import LIMIT_63
+from cairn.lab.tampering import tamper
+from cairn.ledger.search import Page, find_blocks, first_at, moment
+from cairn.ledger.writer import MAX_KEY, Append
+from cairn.node import Node
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+EVENTS: Final = "text/event-stream"
+HTML: Final = "text/html"
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the handlers work with."""
+
+    node: Node
+    bounds: Bounds
+    bodies: Bodies
+    metrics: Metrics
+    bulk: asyncio.Semaphore
+    lab: bool
+
+
+def operations(*, lab: bool) -> list[Operation]:
+    """Return the operations of a service, those of the lab too if it is one."""
+    return [*_APPENDING, *_READING, *_RUNNING, *(_LAB if lab else ())]
+
+
+def description(*, lab: bool) -> dict[str, Any]:
+    """Return the OpenAPI document of a service."""
+    return document(operations(lab=lab), version("cairn-ledger"))
+
+
+# Appending
+
+
+async def append_block(service: Service, request: Request) -> Response:
+    """Record a JSON value.
+
+    It is durable when the answer comes. The content type of the body does not matter.
+    """
+    node = service.node
+    async with service.bodies.read(request) as body:
+        canonical = await node.aside(len(body), lambda: node.ledger.encoder.text(body))
+        block = await node.append(Append((canonical,), request.headers.get("idempotency-key")))
+        view = await node.aside(len(body), block.to_json)
+    return _created(view, block.index)
+
+
+async def append_blocks(service: Service, request: Request) -> Response:
+    """Record many JSON values, a line and a block each: all or nothing."""
+    node, most = service.node, service.bounds.body_lines
+    async with service.bodies.read(request) as body, service.bulk:
+        lines = await node.aside(
+            len(body), lambda: canonical_lines(body, node.ledger.encoder, most)
+        )
+        last = await node.append(Append(lines, request.headers.get("idempotency-key")))
+    first = last.index - len(lines) + 1
+    recorded = {"count": len(lines), "first": first, "last": last.index, "hash": last.hash}
+    return _created(json.dumps(recorded), first)
+
+
+def _created(content: str, index: int) -> Response:
+    return Response(content, HTTPStatus.CREATED, {"Location": f"/blocks/{index}"}, media_type=JSON)
+
+
+# Reading
+
+
+async def read_chain(
+    service: Service, request: Request, *, start: int = 0, limit: int = PAGE_BLOCKS
+) -> Response:
+    """Read the chain, from genesis on."""
+    ledger = service.node.ledger
+
+    def work() -> Response:
+        _require_place(start, len(ledger))
+        found = find_blocks(ledger, start=start, limit=limit, seconds=SEARCH_SECONDS)
+        return _page(request, {"length": len(ledger)}, "chain", found, "start")
+
+    return await service.node.read(work)
+
+
+async def search_blocks(
+    service: Service,
+    request: Request,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    contains: str = "",
+    cursor: int | None = None,
+    limit: int = PAGE_BLOCKS,
+) -> Response:
+    """Find blocks.
+
+    One request searches for a second: a page may be empty, and the next one not.
+    """
+    ledger = service.node.ledger
+
+    def work() -> Response:
+        start = cursor
+        if start is None:
+            start = 0 if since is None else first_at(ledger, since)
+        _require_place(start, len(ledger))
+        found = find_blocks(
+            ledger,
+            start=start,
+            until=until,
+            contains=contains,
+            limit=limit,
+            seconds=SEARCH_SECONDS,
+        )
+        return _page(request, {}, "blocks", found, "cursor")
+
+    return await service.node.search(work)
+
+
+def _require_place(start: int, length: int) -> None:
+    if start > length:
+        raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
+
+
+def _page(request: Request, facts: dict[str, Any], name: str, found: Page, place: str) -> Response:
+    """Return a page of blocks, with a link to the next one in the body and in `Link`."""
+    following, headers = None, {}
+    if found.next is not None:
+        query = urlencode({**request.query_params, place: found.next})
+        following = f"{request.url.path}?{query}"
+        headers["Link"] = f'<{following}>; rel="next"'
+    members = {name: json.dumps(value) for name, value in facts.items()}
+    members[name] = "[" + ",\n".join(block.to_json() for block in found.blocks) + "]"
+    members["next"] = json.dumps(following)
+    content = "{" + ", ".join(f'"{name}": {value}' for name, value in members.items()) + "}"
+    return Response(content, headers=headers, media_type=JSON)
+
+
+async def read_block(service: Service, _request: Request, *, reference: int | str) -> Response:
+    """Read a block."""
+    return await service.node.read(
+        lambda: Response(_block(service.node, reference).to_json(), media_type=JSON)
+    )
+
+
+async def read_block_data(service: Service, _request: Request, *, reference: int | str) -> Response:
+    """Read the exact bytes that a block records."""
+
+    def work() -> Response:
+        block = _block(service.node, reference)
+        if block.is_batch:
+            lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
+            return Response(lines, media_type=NDJSON)
+        return Response(block.data_json(), media_type=JSON)
+
+    return await service.node.read(work)
+
+
+async def read_head(service: Service, _request: Request) -> Response:
+    """Read the last block."""
+    return await service.node.read(
+        lambda: Response(service.node.ledger.head.to_json(), media_type=JSON)
+    )
+
+
+def _block(node: Node, reference: int | str) -> Block:
+    if isinstance(reference, int):
+        return node.ledger[reference]
+    block = node.ledger.find(reference)
+    if block is None:
+        raise NoSuchBlockError(f"there is no block with hash {reference}")
+    return block
+
+
+async def follow_blocks(
+    service: Service, request: Request, *, start: int | None = None
+) -> Response:
+    """Follow the chain: server-sent events, one a block as it is recorded.
+
+    An event has the block's index as its id, and the block as its data.
+    """
+    node = service.node
+    seen = request.headers.get("last-event-id")
+    if seen is not None:
+        start = _LAST_EVENT_ID.read(seen) + 1
+    elif start is None:
+        start = node.length
+    _require_place(start, node.length)
+    if request.method == "HEAD":
+        return Response(media_type=EVENTS)
+    headers = {"X-Accel-Buffering": "no"}  # nginx would hold blocks back
+    return StreamingResponse(_events(service, start), headers=headers, media_type=EVENTS)
+
+
+async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events, one a block (WHATWG HTML, section 9.2)."""
+    yield b": following\n\n"
+    with service.metrics.followers.track_inprogress():
+        async with aclosing(service.node.follow(start, seconds=HEARTBEAT_SECONDS)) as pages:
+            async for blocks in pages:
+                if not blocks:
+                    yield b": alive\n\n"
+                    continue
+                size = sum(block.header.size for block in blocks)
+                yield await service.node.aside(size, partial(_as_events, blocks))
+
+
+def _as_events(blocks: list[Block]) -> bytes:
+    events = (f"id: {b.index}\nevent: block\ndata: {b.to_json()}\n\n" for b in blocks)
+    return "".join(events).encode()
+
+
+async def validate_ledger(service: Service, _request: Request) -> Response:
+    """Read the whole store again and check every rule on every block.
+
+    One run at a time; who asks meanwhile shares the next. Appends go on.
+    """
+    report = await service.node.validate()
+    service.metrics.validated(report)
+    return Response(json.dumps(report.to_value()), media_type=JSON)
+
+
+# Running
+
+
+async def read_health(service: Service, _request: Request) -> Response:
+    """Whether the node is alive. Needs no token."""
+    if service.node.healthy:
+        return Response('{"status": "ok"}', media_type=JSON)
+    return Response('{"status": "failed"}', HTTPStatus.SERVICE_UNAVAILABLE, media_type=JSON)
+
+
+async def read_metrics(service: Service, _request: Request) -> Response:
+    """Read the metrics for Prometheus."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def read_document(service: Service, _request: Request) -> Response:
+    """Read this document."""
+    return Response(json.dumps(description(lab=service.lab)), media_type=JSON)
+
+
+async def read_docs(service: Service, _request: Request) -> Response:
+    """Read this document as a page."""
+    return Response(page(description(lab=service.lab)), media_type=HTML)
+
+
+async def tamper_block(service: Service, _request: Request) -> Response:
+    """Change the data of a random block in the scratch copy (in the lab only)."""
+
+    def work() -> Response:
+        block = tamper(service.node.directory, random.SystemRandom())
+        return Response(block.to_json(), media_type=JSON)
+
+    return await service.node.read(work)
+
+
+# What the document says
+
+
+def _reference(text: str) -> int | str:
+    if re.fullmatch(r"[0-9a-f]{64}", text):
+        return text
+    if re.fullmatch(r"[0-9]{1,19}", text):
+        return int(text)
+    raise ValueError(f"{text!r:.80} is neither an index nor a hash of 64 lower-case hex digits")
+
+
+def _index(name: str, meaning: str, place: str = "query") -> Parameter:
+    schema = {"type": "integer", "minimum": 0, "maximum": LIMIT_63 - 1}
+    return Parameter(name, place, meaning, schema)
+
+
+def _content(name: str, media: str = JSON) -> dict[str, Any]:
+    return {media: {"schema": ref(name)}}
+
+
+def _text(media: str, meaning: str) -> dict[str, Any]:
+    return {media: {"schema": {"type": "string", "description": meaning}}}
+
+
+_LAST_EVENT_ID: Final = _index(
+    "Last-Event-ID", "Go on after this block; comes before `start`.", "header"
+)
+_REFERENCE: Final = Parameter(
+    "reference",
+    "path",
+    "The index of a block, or its hash.",
+    {"type": "string", "pattern": "^([0-9]{1,19}|[0-9a-f]{64})$", "maxLength": 64},
+    _reference,
+)
+_LIMIT: Final = Parameter(
+    "limit",
+    "query",
+    "Blocks on the page, at most; it also ends at about 8 MiB.",
+    {"type": "integer", "minimum": 1, "maximum": PAGE_BLOCKS, "default": PAGE_BLOCKS},
+)
+_KEY: Final = Parameter(
+    "Idempotency-Key",
+    "header",
+    "Tells a retry of the same request: it is answered as the first was, and recorded once.",
+    {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": "^[!-~]+$"},
+)
+
+
+def _time(name: str, meaning: str) -> Parameter:
+    schema = {
+        "type": "string",
+        "maxLength": 64,
+        "examples": ["2026-01-31T12:00:00Z", "2026-01-31", "2h"],
+    }
+    return Parameter(name, "query", meaning, schema, moment)
+
+
+_TOO_LARGE: Final = {
+    408: "The body did not come in time.",
+    413: "The body, or what is in it, is past a limit.",
+    422: "The key was used for another value.",
+}
+_NOT_THERE: Final = {
+    404: "There is no such block.",
+    500: "What is stored cannot be read: validate.",
+}
+
+_APPENDING: Final = [
+    Operation(
+        method="POST",
+        path="/block",
+        handler=append_block,
+        parameters=[_KEY],
+        body=_content("Value"),
+        answers={201: ("The new block.", _content("Block"))},
+        refusals={400: "The body is not acceptable JSON.", **_TOO_LARGE},
+    ),
+    Operation(
+        method="POST",
+        path="/blocks",
+        handler=append_blocks,
+        parameters=[_KEY],
+        body=_text(NDJSON, "A JSON value a line."),
+        answers={201: ("What was recorded.", _content("Recorded"))},
+        refusals={400: "A line is not acceptable JSON; `line` says which.", **_TOO_LARGE},
+    ),
+]
+_READING: Final = [
+    Operation(
+        method="GET",
+        path="/",
+        handler=read_chain,
+        parameters=[_index("start", "The first block."), _LIMIT],
+        answers={200: ("A page of it.", _content("Chain"))},
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/blocks",
+        handler=search_blocks,
+        parameters=[
+            _time("since", "Blocks at or after this time: RFC 3339, a date, or an age."),
+            _time("until", "Blocks before this time."),
+            Parameter(
+                "contains",
+                "query",
+                "Blocks whose JSON text has this in it, as it stands or quoted in a string.",
+                {"type": "string", "maxLength": 1000},
+            ),
+            _index("cursor", "Where to go on, from the link to the next page."),
+            _LIMIT,
+        ],
+        answers={200: ("A page of them, oldest first.", _content("Found"))},
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/blocks/{reference}",
+        handler=read_block,
+        parameters=[_REFERENCE],
+        answers={200: ("The block.", _content("Block"))},
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/blocks/{reference}/data",
+        handler=read_block_data,
+        parameters=[_REFERENCE],
+        answers={
+            200: (
+                "Canonical JSON; of a batch, a line each.",
+                {**_content("Value"), **_text(NDJSON, "Canonical JSON, a value a line.")},
+            )
+        },
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/head",
+        handler=read_head,
+        answers={200: ("The block.", _content("Block"))},
+        refusals={500: _NOT_THERE[500]},
+    ),
+    Operation(
+        method="GET",
+        path="/events",
+        handler=follow_blocks,
+        parameters=[
+            _index("start", "Begin with this block; else with the next one."),
+            _LAST_EVENT_ID,
+        ],
+        answers={200: ("Events, without end.", _text("text/event-stream", "Server-sent events."))},
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/validate",
+        handler=validate_ledger,
+        answers={200: ("What was found.", _content("Report"))},
+    ),
+]
+_RUNNING: Final = [
+    Operation(
+        method="GET",
+        path="/health",
+        handler=read_health,
+        answers={
+            200: ("It is.", _content("Health")),
+            503: ("It has to be restarted.", _content("Health")),
+        },
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        handler=read_metrics,
+        answers={200: ("Its text format.", _text("text/plain", "Metrics."))},
+    ),
+    Operation(
+        method="GET",
+        path="/openapi.json",
+        handler=read_document,
+        answers={200: ("OpenAPI 3.1.", {JSON: {"schema": {"type": "object"}}})},
+    ),
+    Operation(
+        method="GET",
+        path="/docs",
+        handler=read_docs,
+        answers={200: ("The page.", _text(HTML, "HTML."))},
+    ),
+]
+_LAB: Final = [
+    Operation(
+        method="GET",
+        path="/tamper",
+        handler=tamper_block,
+        answers={200: ("The block, as it is now.", _content("Block"))},
+    ),
+]

@@ -1,0 +1,119 @@
+"""JSON Schemas (draft 2020-12) of what the service takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cairn.core.block import VIEW_KEYS
+from cairn.core.header import HEADER_BYTES
+from cairn.core.merkle import HASH_BYTES
+
+
+def _hex(size: int, of: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^[0-9a-f]{{{2 * size}}}$", "description": of}
+
+
+def _integer(of: str) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 0, "description": of}
+
+
+def _object(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+def ref(name: str) -> dict[str, str]:
+    """Return a reference to one of `SCHEMAS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_NEXT: Final = {
+    "type": ["string", "null"],
+    "description": "The next page, relative to this one; null at the end.",
+}
+_BLOCK: Final = {
+    "index": _integer("Position in the chain; genesis is 0."),
+    "timestamp": {
+        "type": "string",
+        "description": "RFC 3339, UTC, with six decimals and `Z`.",
+        "examples": ["2026-01-31T12:00:00.000000Z"],
+    },
+    "data": {"description": "The recorded JSON value; the list of its values for a batch."},
+    "previous_hash": _hex(HASH_BYTES, "Hash of the block before; zeros for genesis."),
+    "hash": _hex(HASH_BYTES, "SHA-256 of 0x00 and the header, as stored."),
+    "kind": {"type": "string", "enum": ["value", "batch", "record"]},
+    "count": _integer("Entries."),
+    "size": _integer("Bytes of all entries, salts included."),
+    "data_root": _hex(HASH_BYTES, "RFC 9162 tree hash of the entries."),
+    "bits": _hex(4, "Compact target; 0 where no work is asked for."),
+    "nonce": _hex(8, "Found by mining; 0 otherwise."),
+    "salt": {
+        "description": "16 random bytes in hex; the list of them for a batch.",
+        "oneOf": [
+            {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+            {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+        ],
+    },
+    "header": _hex(HEADER_BYTES, "The 104 bytes that the hash is of."),
+}
+assert tuple(_BLOCK) == VIEW_KEYS
+
+SCHEMAS: Final[dict[str, Any]] = {
+    "Value": {"description": "Any JSON value with a canonical form, within the ledger's limits."},
+    "Block": _object(_BLOCK),
+    "Chain": _object(
+        {
+            "length": _integer("Blocks in the whole ledger."),
+            "chain": {"type": "array", "items": ref("Block")},
+            "next": _NEXT,
+        }
+    ),
+    "Found": _object({"blocks": {"type": "array", "items": ref("Block")}, "next": _NEXT}),
+    "Recorded": _object(
+        {
+            "count": _integer("Blocks that were recorded."),
+            "first": _integer("Index of the first of them."),
+            "last": _integer("Index of the last of them."),
+            "hash": _hex(HASH_BYTES, "Hash of the last of them."),
+        }
+    ),
+    "Failure": _object(
+        {
+            "index": _integer("Position of the block."),
+            "rule": {"type": "string"},
+            "expected": {"type": ["integer", "string"]},
+            "found": {"type": ["integer", "string"]},
+            "message": {"type": "string"},
+        }
+    ),
+    "Report": _object(
+        {
+            "valid": {"type": "boolean"},
+            "execution_time": {"type": "number", "description": "Seconds."},
+            "blocks": _integer("Blocks that were read."),
+            "bytes": _integer("Bytes of headers and entries that were checked."),
+            "failed_block": _integer("Position of the first block that breaks a rule."),
+            "failure": ref("Failure"),
+        },
+        optional=("failed_block", "failure"),
+    ),
+    "Health": _object({"status": {"type": "string", "enum": ["ok", "failed"]}}),
+    "Problem": {
+        "type": "object",
+        "description": "Problem details (RFC 9457).",
+        "properties": {
+            "type": {"type": "string", "examples": ["urn:cairn:problem:bad-entry"]},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "reason": {"type": "string", "description": "Why an entry is refused."},
+            "path": {"type": "string", "description": "Where in the entry, as in `.items[3]`."},
+            "line": {"type": "integer", "description": "Which line of a bulk body."},
+        },
+        "required": ["type", "title", "status", "detail"],
+    },
+}

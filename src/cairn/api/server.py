@@ -1,0 +1,134 @@
+"""The server: a ledger on a socket, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+
+from cairn.api.app import application
+from cairn.api.bounds import Bounds
+from cairn.api.connection import Connection, Waiting
+from cairn.api.guard import Access
+from cairn.core.errors import UsageError
+from cairn.ledger import Ledger
+from cairn.node import Node
+from cairn.node.scratch import scratch_copy
+
+BACKLOG: Final = 1024
+"""Connections that the system holds until they are accepted."""
+SPARE_FILES: Final = 256
+"""Open files besides connections: databases, threads' pipes, libraries."""
+
+
+def serve(
+    directory: Path,
+    *,
+    host: str,
+    port: int,
+    access: Access,
+    lab: bool = False,
+    bounds: Bounds | None = None,
+    ready: Callable[[str, Ledger], None] = lambda _url, _ledger: None,
+) -> None:
+    """Serve the ledger in `directory` over HTTP until SIGTERM or SIGINT.
+
+    It is created if missing. In the lab, a scratch copy of it is served, which is removed at the
+    end. `ready` is called with the URL once requests are taken; port 0 takes one that is free.
+
+    Raises:
+        UsageError: the address cannot be had.
+        CairnError: as `Ledger.open`.
+    """
+    bounds = bounds or Bounds()
+    with ExitStack() as stack:
+        signal.signal(signal.SIGTERM, _exit)  # uvicorn raises it again when it has stopped
+        listener = stack.enter_context(_listen(host, port))
+        if lab:
+            directory = stack.enter_context(scratch_copy(directory))
+        ledger = stack.enter_context(Ledger.open(directory))
+        _allow_files(bounds.connections + SPARE_FILES)
+        node = Node(ledger, directory)
+        waiting: Waiting = {}
+        app = application(
+            node,
+            access=access,
+            bounds=bounds,
+            lab=lab,
+            connections=lambda: len(server.server_state.connections),
+        )
+        config = uvicorn.Config(
+            app,
+            http=partial(Connection, bounds=bounds, waiting=waiting),  # type: ignore[arg-type]
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(bounds.idle_seconds) + 1,  # ours comes first
+            timeout_graceful_shutdown=bounds.stop_seconds,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        url = f"http://{_authority(listener)}"
+        server = _Server(config, node, partial(ready, url, ledger))
+        server.run(sockets=[listener])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, node: Node, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._node = node
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._node.stop()  # who follows would keep us waiting
+        await super().shutdown(sockets)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host} port {port}: {error}") from error
+
+
+def _authority(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the soft limit of open files, which is commonly 1024, as far as we need and may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _exit(*_: Any) -> None:
+    raise SystemExit(0)

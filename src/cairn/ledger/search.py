@@ -1,0 +1,109 @@
+"""Finding blocks: by time, by bisection; by text, by a scan of the data column."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from cairn.core.block import Block
+from cairn.core.entry import SALT_BYTES
+from cairn.core.segment import Segment
+from cairn.ledger.ledger import Ledger, now_us
+
+PAGE_BYTES: Final = 8 * 2**20
+"""Bytes of entries on a page, about: bounds the memory and the time that a reader takes."""
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Page(NamedTuple):
+    """Some blocks, and where to go on."""
+
+    blocks: list[Block]
+    next: int | None
+    """Position to go on from; None at the end."""
+
+
+def find_blocks(
+    ledger: Ledger,
+    *,
+    start: int = 0,
+    until: int | None = None,
+    contains: str = "",
+    limit: int,
+    seconds: float,
+) -> Page:
+    """Return at most `limit` blocks from position `start` on, in order.
+
+    Only those before the time `until` (µs) whose JSON text contains `contains`, as it stands or as
+    JSON writes it in a string. A page also ends at about `PAGE_BYTES`, and when `seconds` have
+    passed: it may hold no block, and the next one some.
+
+    Raises:
+        DamagedError: stored columns that cannot be read.
+    """
+    quoted = json.dumps(contains, ensure_ascii=False)[1:-1]
+    needles = {text.encode(errors="surrogatepass") for text in (contains, quoted)}
+    stop = len(ledger) if until is None else first_at(ledger, until)
+    deadline = time.monotonic() + seconds
+    found: list[Block] = []
+    size = 0
+    for segment in ledger.scan(start, stop):
+        for i in _matches(segment, needles) if contains else range(len(segment)):
+            if len(found) == limit or size > PAGE_BYTES:
+                return Page(found, segment.start + i)
+            block = segment.block(i)
+            found.append(block)
+            size += len(block.data_json())
+        if segment.stop < stop and time.monotonic() > deadline:
+            return Page(found, segment.stop)
+    return Page(found, None)
+
+
+def first_at(ledger: Ledger, timestamp: int) -> int:
+    """Return the position of the first block at or after `timestamp` (µs); times never fall."""
+    return bisect_left(range(len(ledger)), timestamp, key=lambda i: ledger[i].header.timestamp)
+
+
+def moment(text: str) -> int:
+    """Read an RFC 3339 time or date (UTC unless it says otherwise), or an age such as 2h, in µs.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if age := re.fullmatch(r"(\d+)([smhd])", text):
+        with suppress(OverflowError):
+            span = timedelta(**{_UNITS[age[2]]: int(age[1])})
+            return now_us() - span // timedelta(microseconds=1)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r:.80} is neither a time (2026-01-31, RFC 3339) nor an age (2h)"
+        ) from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return (when - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+def _matches(segment: Segment, needles: Iterable[bytes]) -> list[int]:
+    """Return which blocks of `segment` have a needle in the JSON text of an entry, in order."""
+    data = segment.data.tobytes()
+    starts, stops = segment.entry_bounds
+    entries: set[int] = set()
+    for needle in needles:
+        at = data.find(needle)
+        while at >= 0:
+            entry = int(starts.searchsorted(at, "right")) - 1
+            inside = entry >= 0 and at + len(needle) <= stops[entry]
+            if inside and at >= starts[entry] + SALT_BYTES:
+                entries.add(entry)
+                at = int(stops[entry]) - 1  # one match of an entry is enough
+            at = data.find(needle, at + 1)
+    return sorted({int(segment.block_bounds.searchsorted(e, "right")) - 1 for e in entries})

@@ -1,0 +1,99 @@
+"""Group commit for asyncio: what arrives while one commit is under way shares the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Final
+
+from cairn.core.block import Block
+from cairn.core.errors import CairnError
+from cairn.ledger import Ledger
+from cairn.ledger.writer import Append
+
+COMMIT_ENTRIES: Final = 65_536
+"""Entries in a commit, about: more would only make those that came first wait longer."""
+
+log = logging.getLogger(__name__)
+
+
+class Appender:
+    """Commits appends in a thread of its own, so that the event loop never waits for the disk."""
+
+    def __init__(self, ledger: Ledger, committed: Callable[[list[Append], float], None]) -> None:
+        """Start; `committed` is called on the event loop with each commit and the seconds it took.
+
+        Requires a running event loop.
+        """
+        self._ledger = ledger
+        self._committed = committed
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[tuple[Append, asyncio.Future[None]] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="cairn-appender", daemon=True)
+        self._thread.start()
+
+    async def append(self, append: Append) -> Block:
+        """Record what `append` holds; return the block of its last value, durable.
+
+        Raises:
+            CairnError: as for `Ledger.append`.
+        """
+        future = self._loop.create_future()
+        self._queue.put((append, future))
+        await future
+        return append.result()
+
+    @property
+    def alive(self) -> bool:
+        """Whether appends are being answered; not after a bug of ours."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Commit what was asked for, and stop. Waits for the disk."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            group = [self._queue.get()]
+            with suppress(Empty):
+                while sum(len(item[0].texts) for item in group if item) < COMMIT_ENTRIES:
+                    group.append(self._queue.get_nowait())
+            open_ = None not in group
+            self._commit([item for item in group if item])
+
+    def _commit(self, group: list[tuple[Append, asyncio.Future[None]]]) -> None:
+        appends = [append for append, _ in group]
+        futures = [future for _, future in group]
+        began = time.perf_counter()
+        try:
+            self._ledger.commit(appends)
+        except CairnError as error:  # not one of theirs: the ledger is closed, say
+            for append in appends:
+                append.error = append.error or error
+        except BaseException as error:
+            log.exception("the writer stops: this is a bug")
+            self._loop.call_soon_threadsafe(_fail, futures, error)
+            raise
+        seconds = time.perf_counter() - began
+        self._loop.call_soon_threadsafe(self._answer, appends, futures, seconds)
+
+    def _answer(
+        self, appends: list[Append], futures: list[asyncio.Future[None]], seconds: float
+    ) -> None:
+        self._committed(appends, seconds)
+        for future in futures:
+            if not future.done():  # who asked may have gone
+                future.set_result(None)
+
+
+def _fail(futures: list[asyncio.Future[None]], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(RuntimeError(f"the writer stopped: {error!r}"))

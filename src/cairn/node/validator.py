@@ -1,0 +1,68 @@
+"""Validation in a process of its own: it has its own cores, memory and page faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cairn.core.errors import FormatError, StoreError
+from cairn.report import Report
+
+NICENESS: Final = 10
+"""Validation can wait; appends cannot."""
+
+
+class Validator:
+    """Runs `cairn validate` on a directory, one run at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._current: asyncio.Task[Report] | None = None
+        self._next: asyncio.Task[Report] | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def run(self) -> Report:
+        """Validate the ledger as it is now, or as it is when the run that is under way has ended.
+
+        Who asks meanwhile shares the run after it.
+
+        Raises:
+            StoreError: the run came to no verdict.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._run_after(self._current))
+        return await asyncio.shield(self._next)
+
+    def stop(self) -> None:
+        """End what is under way, without a verdict."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+
+    async def _run_after(self, current: asyncio.Task[Report] | None) -> Report:
+        if current is not None:
+            await asyncio.wait([current])
+        self._current, self._next = self._next, None
+        return await self._validate()
+
+    async def _validate(self) -> Report:
+        command = (sys.executable, "-P", "-m", "cairn", "validate", "--json", "--ledger")
+        self._process = await asyncio.create_subprocess_exec(
+            *command,
+            str(self._directory.absolute()),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
+        output, errors = await self._process.communicate()
+        try:
+            return Report.from_value(json.loads(output))
+        except (ValueError, FormatError):
+            said = errors.decode(errors="replace").strip() or f"exit {self._process.returncode}"
+            raise StoreError(f"validation came to no verdict: {said}") from None
