@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn.api.bodies import Bodies
 from cairn.api.bounds import Bounds
+from cairn.api.budget import Budget
 from cairn.api.guard import Access, Guard
 from cairn.api.metrics import Metered, Metrics
 from cairn.api.operations import Operation
@@ -31,15 +33,20 @@ from cairn.node import Node
 
 
 class Endpoint:
-    """One operation as an ASGI application."""
+    """The operations of one path as an ASGI application."""
 
-    def __init__(self, operation: Operation, service: Service) -> None:
-        self._operation = operation
+    def __init__(self, operations: Iterable[Operation], service: Service) -> None:
+        self._operations = {operation.method: operation for operation in operations}
+        if "GET" in self._operations:
+            self._operations["HEAD"] = self._operations["GET"]
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        operation = self._operation
+        operation = self._operations.get(scope["method"])
+        if operation is None:
+            allowed = ", ".join(self._operations)
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": allowed})
         scope["operation"] = (scope["method"], operation.path)  # for the metrics
         request = Request(scope, receive)
         response = await operation.handler(self._service, request, **operation.read(request))
@@ -60,9 +67,19 @@ def application(
     """
     metrics = Metrics(length=lambda: node.length, connections=connections)
     node.committed = metrics.committed
+    budget = Budget(bounds.held_bytes)
     service = Service(
-        node, bounds, Bodies(bounds), metrics, asyncio.Semaphore(bounds.bulk_requests), lab
+        node=node,
+        bounds=bounds,
+        budget=budget,
+        bodies=Bodies(bounds, budget),
+        metrics=metrics,
+        lab=lab,
+        large=asyncio.Semaphore(1),
     )
+    by_path: dict[str, list[Operation]] = {}
+    for operation in operations(lab=lab):
+        by_path.setdefault(operation.path, []).append(operation)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -70,10 +87,7 @@ def application(
             yield
 
     app = Starlette(
-        routes=[
-            Route(operation.path, Endpoint(operation, service), methods=[operation.method])
-            for operation in operations(lab=lab)
-        ],
+        routes=[Route(path, Endpoint(several, service)) for path, several in by_path.items()],
         exception_handlers={
             CairnError: answer_cairn_error,
             ProblemError: answer_problem,

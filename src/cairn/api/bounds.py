@@ -7,6 +7,8 @@ from typing import Final
 
 PAGE_BLOCKS: Final = 1000
 """Blocks on a page, at most: a page is some 700 KB of JSON then, and takes some 20 ms to make."""
+PAGE_BYTES: Final = 8 * 2**20
+"""Bytes of entries on a page, about: what comes after it is on the next one."""
 SEARCH_SECONDS: Final = 1.0
 """How long one request may search, before it says where to go on."""
 HEARTBEAT_SECONDS: Final = 15.0
@@ -21,10 +23,11 @@ class Bounds:
     """Bytes of a body: twice what an entry may have by default, for white space and escapes."""
     body_lines: int = 65_536
     """Lines of a bulk body: as many blocks take some 100 MB and a second to make."""
-    bulk_requests: int = 2
-    """Bulk bodies that are worked on at once; the others wait their turn."""
+    values: int = 1_000_000
+    """Values and members in one entry: each takes some 100 bytes of memory while it is read."""
     held_bytes: int = 256 * 2**20
-    """Bytes of all bodies that are being received or worked on: bounds memory."""
+    """Bytes of all bodies that come in or are worked on, and of all answers that go out, where
+    they are large: bounds memory."""
     chunk_seconds: float = 10.0
     """How long the next part of a body may take to come."""
     body_seconds: float = 300.0

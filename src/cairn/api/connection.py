@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from asyncio import TimerHandle, Transport
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -14,10 +15,14 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from cairn.api.bounds import Bounds
-from cairn.api.problems import MEDIA_TYPE, ProblemError
+from cairn.api.guard import HEADERS
+from cairn.api.problems import ProblemError
 
 Waiting = dict["Connection", None]
 """Connections that wait for a request or the rest of one, the one that waits longest first."""
+
+UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
+"""What a client sends that would rather speak something else, as Java's does by default."""
 
 
 class Connection(HttpToolsProtocol):
@@ -30,90 +35,168 @@ class Connection(HttpToolsProtocol):
         self._waiting = waiting
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
-        self._in_headers = False
-        self._header_bytes = 0
+        self._running: RequestResponseCycle | None = None
+        self._in_headers = False  # of a request that has begun
+        self._in_body = False
+        self._header_bytes = 0  # with trailers
+        self._idle_bytes = 0  # received since anything came of it
+        self._too_large = False
+        self._hanging_up = False  # when what was asked for is answered
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Make room, if there is none; else refuse."""
         super().connection_made(transport)
         if len(self.connections) > self._bounds.connections:
-            for longest in self._waiting:
-                longest.transport.close()
-                break
-            else:
+            longest = next(iter(self._waiting), None)
+            if longest is None:
                 most = self._bounds.connections
                 self._refuse(
                     HTTPStatus.SERVICE_UNAVAILABLE, "busy", f"all {most} connections are in use"
                 )
                 return
+            longest.transport.close()
         self._wait(self._bounds.header_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
-        if self._in_headers:
-            self._header_bytes += len(data)
-        super().data_received(data)
-        if self._in_headers and self._header_bytes > self._bounds.header_bytes:
-            self._refuse(
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "too-large",
-                f"a request may have {self._bounds.header_bytes} bytes before its body",
-            )
+        self._unset_keepalive_if_required()
+        self._idle_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._read_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("this is not HTTP/1.1")
+        if (self._in_headers or self._in_body) and self._idle_bytes > self._bounds.header_bytes:
+            self._too_large = True
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self._in_headers, self._header_bytes = True, 0
-        self._set_deadline(self._bounds.header_seconds)
+        if not self._answering:
+            self._set_deadline(self._bounds.header_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer, if there are not too many."""
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > self._bounds.header_bytes:
+            self._too_large = True
+            raise ValueError  # the parser stops, and we answer
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Answer the request; its body is read within the bounds that are kept where it is read."""
-        self._in_headers = False
-        self._set_deadline(None)
+        if self.parser.should_upgrade():
+            return
+        self._in_headers, self._in_body, self._idle_bytes = False, True, 0
+        if not self._answering:
+            self._set_deadline(None)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Hand on a part of the body."""
+        self._idle_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that nothing more is to come."""
+        if self.parser.should_upgrade():
+            return
+        self._in_body = False
+        self._idle_bytes = 0
         super().on_message_complete()
-        if self.cycle.response_complete:  # refused before it was all there
-            self._wait(self._bounds.idle_seconds)
-        else:
+        if self._answering:
             self._waiting.pop(self, None)
+        else:  # refused before it was all there
+            self._wait(self._bounds.idle_seconds)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or begin with the one that is there already."""
         another = bool(self.pipeline)
         super().on_response_complete()
-        if not another and not self.transport.is_closing():
+        if another or self.transport.is_closing():
+            return
+        if self._hanging_up:
+            self.transport.close()
+        elif self._in_headers:
+            self._wait(self._bounds.header_seconds)
+        else:
             self._wait(self._bounds.idle_seconds)
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
         super().pause_writing()
-        self._stalled = self.loop.call_later(self._bounds.stalled_seconds, self.transport.abort)
+        self._watch(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """Note that it does."""
-        self._reading_again()
+        self._stop_watching()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and tell all who answer it."""
         self._waiting.pop(self, None)
         self._set_deadline(None)
-        self._reading_again()
+        self._stop_watching()
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
-        self._refuse(HTTPStatus.BAD_REQUEST, "bad-request", msg)
+        """Answer what is not HTTP, or too much of it."""
+        if self._too_large:
+            self._refuse(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "too-large",
+                f"a request may have {self._bounds.header_bytes} bytes besides its body",
+            )
+        else:
+            self._refuse(HTTPStatus.BAD_REQUEST, "bad-request", msg)
+
+    def _read_without_upgrade(self, rest: bytes) -> None:
+        """Take a request as if it did not ask for another protocol (RFC 9110, section 7.8).
+
+        The parser stops at such a request, before its body. `rest` is what it has left.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self.send_400_response("this is no proxy")
+            return
+        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
+        head += [b"%s: %s" % item for item in self.headers if item[0] not in UPGRADE_HEADERS]
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([*head, b"", rest]))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    @property
+    def keeps_waiting(self) -> bool:
+        """Whether it is for the client to do something: send, or read."""
+        return self in self._waiting or self._stalled is not None
 
     @property
     def _answering(self) -> bool:
-        cycle: RequestResponseCycle | None = self.cycle  # None until the first request
-        return cycle is not None and not cycle.response_complete
+        return self._running is not None and not self._running.response_complete
 
-    def _reading_again(self) -> None:
+    def _watch(self, left: int) -> None:
+        """Hang up if the client reads nothing of the `left` bytes until the next look."""
+        self._stop_watching()
+        self._stalled = self.loop.call_later(self._bounds.stalled_seconds, self._look, left)
+
+    def _look(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left < before:
+            self._watch(left)
+        else:
+            self.transport.abort()
+
+    def _stop_watching(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -129,18 +212,26 @@ class Connection(HttpToolsProtocol):
         self._deadline = None if seconds is None else self.loop.call_later(seconds, self._too_slow)
 
     def _too_slow(self) -> None:
-        if self._in_headers and not self._answering:
+        if self._in_headers:
             detail = f"the headers of a request have {self._bounds.header_seconds} s to come"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "timeout", detail)
         else:
             self.transport.close()
 
     def _refuse(self, status: HTTPStatus, slug: str, detail: str) -> None:
-        """Answer before there is a request to hand on, and hang up."""
+        """Hang up, and say why if no answer to an earlier request is under way."""
         if self.transport.is_closing():
             return
-        content = json.dumps(ProblemError(status, slug, detail).to_value()).encode()
-        head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(content)}\r\n"
-        rest = "connection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + (head + rest).encode() + content)
+        this_one = self._in_body and not self.pipeline  # is what is being answered
+        if self._answering and not this_one:
+            self._hanging_up = True
+            self.flow.pause_reading()
+            return
+        if not (this_one and self._running and self._running.response_started):
+            response = ProblemError(status, slug, detail).response()
+            headers = {"date": formatdate(usegmt=True), "connection": "close", **HEADERS}
+            headers |= dict(response.headers)
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = STATUS_LINE[status] + lines.encode() + b"\r\n"
+            self.transport.write(head + bytes(response.body))
         self.transport.close()

@@ -8,6 +8,7 @@ Programs such as curl send neither `Origin` nor `Sec-Fetch-Site`.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cairn.api.docs import STYLE_SOURCE
 from cairn.api.problems import ProblemError, bad_request
 
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?")
+"""An IPv6 address, or a name or IPv4 address; and a port."""
 SAFE: Final = {"GET", "HEAD"}
 OPEN: Final = {"/health"}
 """Paths for which no token is asked: they say nothing of the ledger."""
@@ -54,8 +57,10 @@ class Access:
 
     def knows_host(self, host: str) -> bool:
         """Whether `host`, as in a Host header, is a name of this node."""
-        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        name = name.strip("[]").lower().removesuffix(".")
+        parts = _HOST.fullmatch(host)
+        if parts is None:
+            return False
+        name = (parts[1] or parts[2]).lower().removesuffix(".")
         if name in self.names or name == "localhost":
             return True
         try:
@@ -138,7 +143,7 @@ def _require_own_page(headers: Headers, host: str, *, navigating_is_fine: bool) 
     Source: W3C Fetch Metadata; the Origin header of the Fetch standard, section 3.2.
     """
     origin = headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != host:
+    if origin is not None and origin.partition("://")[2] != host.lower():
         raise ProblemError(
             HTTPStatus.FORBIDDEN, "forbidden", f"requests from pages of {origin!r:.200} are refused"
         )

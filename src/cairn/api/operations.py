@@ -7,17 +7,17 @@ shows; so the two cannot disagree.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from cairn.api.problems import bad_request
 from cairn.api.schemas import SCHEMAS
 
-Handler = Callable[..., Awaitable[Response]]
+Handler = Callable[..., Awaitable[ASGIApp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,10 @@ class Parameter:
                     f"{self.name} is an integer from {low} to {high}, found {text!r:.80}"
                 )
             return int(text)
-        if len(text) > self.schema["maxLength"]:
-            raise bad_request(f"{self.name} has at most {self.schema['maxLength']} characters")
+        most, pattern = self.schema["maxLength"], self.schema.get("pattern", "")
+        if len(text) > most or not re.search(pattern, text):
+            what = f"at most {most} characters" + (f" that match {pattern}" if pattern else "")
+            raise bad_request(f"{self.name} has {what}, found {text!r:.80}")
         try:
             return self.convert(text)
         except ValueError as error:
@@ -79,24 +81,29 @@ class Operation:
     """By status: what was wrong. All are problem details."""
 
     def read(self, request: Request) -> dict[str, Any]:
-        """Return the values of the parameters that the request gives, by name.
+        """Return the values of the parameters that the request gives, by their names in Python.
 
         Raises:
             ProblemError: one is unknown, given twice, or not as the document says.
         """
         values: dict[str, Any] = {}
-        for parameter in self.parameters:
-            if parameter.place == "path":
-                values[parameter.name] = parameter.read(request.path_params[parameter.name])
-        if not request.scope["query_string"]:
-            return values
-        known = {p.name: p for p in self.parameters if p.place == "query"}
-        for name, text in request.query_params.multi_items():
+        known = {parameter.name: parameter for parameter in self.parameters}
+        for name, text in self._given(request):
             if name not in known or name in values:
-                what = "is given twice" if name in values else "is not known here"
-                raise bad_request(f"the parameter {name!r:.80} {what}; known: {sorted(known)}")
+                what = "is given twice" if name in known else "is not known here"
+                raise bad_request(f"the parameter {name!r:.80} {what}; known: {', '.join(known)}")
             values[name] = known[name].read(text)
-        return values
+        return {name.lower().replace("-", "_"): value for name, value in values.items()}
+
+    def _given(self, request: Request) -> Iterator[tuple[str, str]]:
+        """Yield the parameters that a request gives: all of the query, and those we know."""
+        yield from request.path_params.items()
+        if request.scope["query_string"]:
+            yield from request.query_params.multi_items()
+        for parameter in self.parameters:
+            if parameter.place == "header":
+                for text in request.headers.getlist(parameter.name):
+                    yield parameter.name, text
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI operation object."""

@@ -15,13 +15,17 @@ from cairn.core.errors import (
     CairnError,
     DamagedError,
     EntryError,
+    FormatError,
     KeyReusedError,
     NoSuchBlockError,
     OutcomeUnknownError,
     StoreError,
 )
+from cairn.core.rules import InvalidChainError
 
 MEDIA_TYPE: Final = "application/problem+json"
+QUOTED: Final = 500
+"""Characters of a refused entry's message, at most."""
 RETRY_SECONDS: Final = 1
 """What Retry-After says where waiting may help: a disk or a restart takes longer than that to
 come back, but not being asked once a second."""
@@ -65,11 +69,16 @@ def bad_entry(error: EntryError, **where: int) -> ProblemError:
     return ProblemError(
         HTTPStatus.BAD_REQUEST,
         "bad-entry",
-        str(error),
-        reason=error.reason,
-        path=error.path,
+        _short(str(error)),
+        reason=_short(error.reason),
+        path=_short(error.path),
         **where,
     )
+
+
+def _short(text: str) -> str:
+    """Return `text`, or its beginning: what it quotes may be as large as a body."""
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
 
 
 def bad_request(detail: str) -> ProblemError:
@@ -96,7 +105,7 @@ def of_error(error: CairnError) -> ProblemError:
             return bad_entry(error)
         case NoSuchBlockError():
             return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
-        case DamagedError():
+        case DamagedError() | FormatError() | InvalidChainError():
             log.error("%s", error)
             return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "damaged", str(error))
         case OutcomeUnknownError():

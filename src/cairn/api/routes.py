@@ -6,33 +6,39 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cairn.api.bodies import Bodies, canonical_lines
-from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, SEARCH_SECONDS, Bounds
+from cairn.api.bodies import Bodies, canonical_lines, canonical_text
+from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, Bounds
+from cairn.api.budget import Answer, Budget, pieces
 from cairn.api.docs import page
 from cairn.api.metrics import Metrics
 from cairn.api.operations import Operation, Parameter, document
+from cairn.api.pages import BlockPage
+from cairn.api.problems import ProblemError
 from cairn.api.schemas import ref
 from cairn.core.block import Block
-from cairn.core.errors import NoSuchBlockError
+from cairn.core.errors import FormatError, NoSuchBlockError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, find_blocks, first_at, moment
 from cairn.ledger.writer import MAX_KEY, Append
 from cairn.node import Node
 
+Result = TypeVar("Result")
+
+INLINE_BYTES: Final = 2**16
+"""Bytes of a body that the event loop handles itself: less than a millisecond of work."""
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 EVENTS: Final = "text/event-stream"
@@ -45,10 +51,25 @@ class Service:
 
     node: Node
     bounds: Bounds
+    budget: Budget
     bodies: Bodies
     metrics: Metrics
-    bulk: asyncio.Semaphore
     lab: bool
+    large: asyncio.Semaphore
+    """Held while a large body is worked on: one at a time, for the others' sake."""
+
+    async def canonical(self, body: bytes, work: Callable[..., Result]) -> Result:
+        """Return what `work` makes of a body; if it is large, off the event loop."""
+        encoder = self.node.ledger.encoder
+        if len(body) <= INLINE_BYTES:
+            return work(body, encoder, self.bounds)
+        async with self.large:
+            return await asyncio.to_thread(work, body, encoder, self.bounds)
+
+    async def block(self, read: Callable[[], Block]) -> Response:
+        """Return the answer with a block, which `read` reads."""
+        text = await self.node.read(lambda: read().to_json())
+        return Answer(text, JSON, self.budget)
 
 
 def operations(*, lab: bool) -> list[Operation]:
@@ -64,131 +85,125 @@ def description(*, lab: bool) -> dict[str, Any]:
 # Appending
 
 
-async def append_block(service: Service, request: Request) -> Response:
+async def append_block(
+    service: Service, request: Request, *, idempotency_key: str | None = None
+) -> Response:
     """Record a JSON value.
 
     It is durable when the answer comes. The content type of the body does not matter.
     """
-    node = service.node
     async with service.bodies.read(request) as body:
-        canonical = await node.aside(len(body), lambda: node.ledger.encoder.text(body))
-        block = await node.append(Append((canonical,), request.headers.get("idempotency-key")))
-        view = await node.aside(len(body), block.to_json)
-    return _created(view, block.index)
+        canonical = await service.canonical(body, canonical_text)
+        block = await service.node.append(Append((canonical,), idempotency_key))
+        if len(body) <= INLINE_BYTES:
+            answer: Response = Response(block.to_json(), media_type=JSON)
+        else:
+            answer = await service.block(lambda: block)
+    return _created(answer, block.index)
 
 
-async def append_blocks(service: Service, request: Request) -> Response:
+async def append_blocks(
+    service: Service, request: Request, *, idempotency_key: str | None = None
+) -> Response:
     """Record many JSON values, a line and a block each: all or nothing."""
-    node, most = service.node, service.bounds.body_lines
-    async with service.bodies.read(request) as body, service.bulk:
-        lines = await node.aside(
-            len(body), lambda: canonical_lines(body, node.ledger.encoder, most)
-        )
-        last = await node.append(Append(lines, request.headers.get("idempotency-key")))
+    async with service.bodies.read(request) as body:
+        lines = await service.canonical(body, canonical_lines)
+        last = await service.node.append(Append(lines, idempotency_key))
     first = last.index - len(lines) + 1
     recorded = {"count": len(lines), "first": first, "last": last.index, "hash": last.hash}
-    return _created(json.dumps(recorded), first)
+    return _created(Response(json.dumps(recorded), media_type=JSON), first)
 
 
-def _created(content: str, index: int) -> Response:
-    return Response(content, HTTPStatus.CREATED, {"Location": f"/blocks/{index}"}, media_type=JSON)
+def _created(response: Response, index: int) -> Response:
+    response.status_code = HTTPStatus.CREATED
+    response.headers["Location"] = f"/blocks/{index}"
+    return response
 
 
 # Reading
 
 
 async def read_chain(
-    service: Service, request: Request, *, start: int = 0, limit: int = PAGE_BLOCKS
-) -> Response:
+    service: Service, _request: Request, *, start: int = 0, limit: int = PAGE_BLOCKS
+) -> BlockPage:
     """Read the chain, from genesis on."""
-    ledger = service.node.ledger
+    ledger, node = service.node.ledger, service.node
+    length = _require_place(start, node.length)
 
-    def work() -> Response:
-        _require_place(start, len(ledger))
-        found = find_blocks(ledger, start=start, limit=limit, seconds=SEARCH_SECONDS)
-        return _page(request, {"length": len(ledger)}, "chain", found, "start")
+    def find(at: int, most: int, seconds: float) -> Page:
+        return find_blocks(ledger, start=at, limit=most, seconds=seconds)
 
-    return await service.node.read(work)
+    return BlockPage(
+        find=find,
+        run=node.read,
+        budget=service.budget,
+        start=start,
+        limit=limit,
+        name="chain",
+        place="start",
+        facts={"length": length},
+    )
 
 
 async def search_blocks(
     service: Service,
-    request: Request,
+    _request: Request,
     *,
     since: int | None = None,
     until: int | None = None,
     contains: str = "",
     cursor: int | None = None,
     limit: int = PAGE_BLOCKS,
-) -> Response:
+) -> BlockPage:
     """Find blocks.
 
     One request searches for a second: a page may be empty, and the next one not.
     """
-    ledger = service.node.ledger
+    ledger, node = service.node.ledger, service.node
+    if cursor is None:
+        cursor = 0 if since is None else await node.search(lambda: first_at(ledger, since))
+    _require_place(cursor, node.length)
 
-    def work() -> Response:
-        start = cursor
-        if start is None:
-            start = 0 if since is None else first_at(ledger, since)
-        _require_place(start, len(ledger))
-        found = find_blocks(
-            ledger,
-            start=start,
-            until=until,
-            contains=contains,
-            limit=limit,
-            seconds=SEARCH_SECONDS,
+    def find(at: int, most: int, seconds: float) -> Page:
+        return find_blocks(
+            ledger, start=at, until=until, contains=contains, limit=most, seconds=seconds
         )
-        return _page(request, {}, "blocks", found, "cursor")
 
-    return await service.node.search(work)
+    return BlockPage(
+        find=find,
+        run=node.search,
+        budget=service.budget,
+        start=cursor,
+        limit=limit,
+        name="blocks",
+        place="cursor",
+    )
 
 
-def _require_place(start: int, length: int) -> None:
+def _require_place(start: int, length: int) -> int:
+    """Return the length, if a page may start there: the end is an empty page."""
     if start > length:
         raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
-
-
-def _page(request: Request, facts: dict[str, Any], name: str, found: Page, place: str) -> Response:
-    """Return a page of blocks, with a link to the next one in the body and in `Link`."""
-    following, headers = None, {}
-    if found.next is not None:
-        query = urlencode({**request.query_params, place: found.next})
-        following = f"{request.url.path}?{query}"
-        headers["Link"] = f'<{following}>; rel="next"'
-    members = {name: json.dumps(value) for name, value in facts.items()}
-    members[name] = "[" + ",\n".join(block.to_json() for block in found.blocks) + "]"
-    members["next"] = json.dumps(following)
-    content = "{" + ", ".join(f'"{name}": {value}' for name, value in members.items()) + "}"
-    return Response(content, headers=headers, media_type=JSON)
+    return length
 
 
 async def read_block(service: Service, _request: Request, *, reference: int | str) -> Response:
     """Read a block."""
-    return await service.node.read(
-        lambda: Response(_block(service.node, reference).to_json(), media_type=JSON)
-    )
+    return await service.block(lambda: _block(service.node, reference))
 
 
 async def read_block_data(service: Service, _request: Request, *, reference: int | str) -> Response:
     """Read the exact bytes that a block records."""
-
-    def work() -> Response:
-        block = _block(service.node, reference)
-        if block.is_batch:
-            lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
-            return Response(lines, media_type=NDJSON)
-        return Response(block.data_json(), media_type=JSON)
-
-    return await service.node.read(work)
+    block = await service.node.read(lambda: _block(service.node, reference))
+    if block.is_batch:
+        lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
+        return Answer(lines, NDJSON, service.budget)
+    return Answer(block.data_json(), JSON, service.budget)
 
 
 async def read_head(service: Service, _request: Request) -> Response:
     """Read the last block."""
-    return await service.node.read(
-        lambda: Response(service.node.ledger.head.to_json(), media_type=JSON)
-    )
+    return await service.block(lambda: service.node.ledger.head)
 
 
 def _block(node: Node, reference: int | str) -> Block:
@@ -201,40 +216,56 @@ def _block(node: Node, reference: int | str) -> Block:
 
 
 async def follow_blocks(
-    service: Service, request: Request, *, start: int | None = None
+    service: Service,
+    request: Request,
+    *,
+    start: int | None = None,
+    last_event_id: int | None = None,
 ) -> Response:
     """Follow the chain: server-sent events, one a block as it is recorded.
 
     An event has the block's index as its id, and the block as its data.
     """
-    node = service.node
-    seen = request.headers.get("last-event-id")
-    if seen is not None:
-        start = _LAST_EVENT_ID.read(seen) + 1
-    elif start is None:
-        start = node.length
-    _require_place(start, node.length)
+    length = service.node.length
+    if last_event_id is not None:
+        start = last_event_id + 1
+    _require_place(length if start is None else start, length)
     if request.method == "HEAD":
         return Response(media_type=EVENTS)
     headers = {"X-Accel-Buffering": "no"}  # nginx would hold blocks back
-    return StreamingResponse(_events(service, start), headers=headers, media_type=EVENTS)
+    events = _events(service, length if start is None else start)
+    return StreamingResponse(events, headers=headers, media_type=EVENTS)
 
 
 async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events, one a block (WHATWG HTML, section 9.2)."""
+    """Yield server-sent events, one a block (WHATWG HTML, section 9.2).
+
+    Ends where a block cannot be shown, or when there is no memory: a client comes again.
+    """
     yield b": following\n\n"
     with service.metrics.followers.track_inprogress():
         async with aclosing(service.node.follow(start, seconds=HEARTBEAT_SECONDS)) as pages:
-            async for blocks in pages:
-                if not blocks:
+            async for found in pages:
+                if not found.blocks:
                     yield b": alive\n\n"
                     continue
-                size = sum(block.header.size for block in blocks)
-                yield await service.node.aside(size, partial(_as_events, blocks))
+                text = await service.node.read(partial(_as_events, found))
+                try:
+                    with service.budget.holding(len(text)):
+                        for piece in pieces(text):
+                            yield piece
+                except ProblemError:
+                    return
+                if text.count(b"\n\n") < len(found.blocks):
+                    return
 
 
-def _as_events(blocks: list[Block]) -> bytes:
-    events = (f"id: {b.index}\nevent: block\ndata: {b.to_json()}\n\n" for b in blocks)
+def _as_events(found: Page) -> bytes:
+    """Return blocks as events, those before the first that cannot be shown."""
+    events: list[str] = []
+    with suppress(FormatError):
+        for place, block in zip(found.places, found.blocks, strict=True):
+            events.append(f"id: {place}\nevent: block\ndata: {block.to_json()}\n\n")
     return "".join(events).encode()
 
 
@@ -342,7 +373,7 @@ def _time(name: str, meaning: str) -> Parameter:
 
 _TOO_LARGE: Final = {
     408: "The body did not come in time.",
-    413: "The body, or what is in it, is past a limit.",
+    413: "The body is past a limit of the node.",
     422: "The key was used for another value.",
 }
 _NOT_THERE: Final = {

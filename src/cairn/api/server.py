@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 import signal
@@ -26,6 +27,8 @@ from cairn.node.scratch import scratch_copy
 
 BACKLOG: Final = 1024
 """Connections that the system holds until they are accepted."""
+GRACE_SECONDS: Final = 1.0
+"""What a client has, when the node stops, to finish sending a request or go on reading."""
 SPARE_FILES: Final = 256
 """Open files besides connections: databases, threads' pipes, libraries."""
 
@@ -104,7 +107,15 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._node.stop()  # who follows would keep us waiting
+        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._hang_up)
         await super().shutdown(sockets)
+
+    def _hang_up(self) -> None:
+        """Leave those who have not sent their request yet, or do not read its answer."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, Connection)
+            if connection.keeps_waiting:
+                connection.transport.abort()
 
 
 def _listen(host: str, port: int) -> socket.socket:

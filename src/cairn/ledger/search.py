@@ -6,18 +6,19 @@ import json
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
+from cairn.core.errors import DamagedError
 from cairn.core.segment import Segment
 from cairn.ledger.ledger import Ledger, now_us
 
-PAGE_BYTES: Final = 8 * 2**20
-"""Bytes of entries on a page, about: bounds the memory and the time that a reader takes."""
+PAGE_BYTES: Final = 2**18
+"""Bytes of entries on a page, about: bounds the memory that a reader takes, except one of a large
+entry."""
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -26,6 +27,8 @@ class Page(NamedTuple):
     """Some blocks, and where to go on."""
 
     blocks: list[Block]
+    places: list[int]
+    """The position of each, whatever index its header claims."""
     next: int | None
     """Position to go on from; None at the end."""
 
@@ -37,33 +40,38 @@ def find_blocks(
     until: int | None = None,
     contains: str = "",
     limit: int,
-    seconds: float,
+    seconds: float = 1.0,
 ) -> Page:
     """Return at most `limit` blocks from position `start` on, in order.
 
     Only those before the time `until` (µs) whose JSON text contains `contains`, as it stands or as
-    JSON writes it in a string. A page also ends at about `PAGE_BYTES`, and when `seconds` have
-    passed: it may hold no block, and the next one some.
+    JSON writes it in a string. A page also ends at about `PAGE_BYTES`, when `seconds` have passed,
+    and before damage: it may hold no block, and the next one some.
 
     Raises:
-        DamagedError: stored columns that cannot be read.
+        DamagedError: stored columns that cannot be read, where no block was found before them.
     """
-    quoted = json.dumps(contains, ensure_ascii=False)[1:-1]
-    needles = {text.encode(errors="surrogatepass") for text in (contains, quoted)}
-    stop = len(ledger) if until is None else first_at(ledger, until)
+    end = len(ledger) if until is None else first_at(ledger, until)
+    stop = end if contains else min(start + limit, end)
     deadline = time.monotonic() + seconds
-    found: list[Block] = []
-    size = 0
-    for segment in ledger.scan(start, stop):
-        for i in _matches(segment, needles) if contains else range(len(segment)):
-            if len(found) == limit or size > PAGE_BYTES:
-                return Page(found, segment.start + i)
-            block = segment.block(i)
-            found.append(block)
-            size += len(block.data_json())
-        if segment.stop < stop and time.monotonic() > deadline:
-            return Page(found, segment.stop)
-    return Page(found, None)
+    found = Page([], [], None)
+    size, at = 0, start
+    try:
+        for segment in ledger.scan(start, stop):
+            for i in _matches(segment, contains) if contains else range(len(segment)):
+                if len(found.blocks) == limit or size > PAGE_BYTES:
+                    return found._replace(next=segment.start + i)
+                found.blocks.append(segment.block(i))
+                found.places.append(segment.start + i)
+                size += len(found.blocks[-1].data_json())
+            at = segment.stop
+            if at < stop and time.monotonic() > deadline:
+                return found._replace(next=at)
+    except DamagedError:
+        if not found.blocks:
+            raise
+        return found._replace(next=at)
+    return found._replace(next=stop) if stop < end else found
 
 
 def first_at(ledger: Ledger, timestamp: int) -> int:
@@ -77,7 +85,7 @@ def moment(text: str) -> int:
     Raises:
         ValueError: it is neither.
     """
-    if age := re.fullmatch(r"(\d+)([smhd])", text):
+    if age := re.fullmatch(r"([0-9]+)([smhd])", text):
         with suppress(OverflowError):
             span = timedelta(**{_UNITS[age[2]]: int(age[1])})
             return now_us() - span // timedelta(microseconds=1)
@@ -92,12 +100,13 @@ def moment(text: str) -> int:
     return (when - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
-def _matches(segment: Segment, needles: Iterable[bytes]) -> list[int]:
-    """Return which blocks of `segment` have a needle in the JSON text of an entry, in order."""
+def _matches(segment: Segment, text: str) -> list[int]:
+    """Return which blocks of `segment` have `text` in the JSON text of an entry, in order."""
+    quoted = json.dumps(text, ensure_ascii=False)[1:-1]
     data = segment.data.tobytes()
     starts, stops = segment.entry_bounds
     entries: set[int] = set()
-    for needle in needles:
+    for needle in {form.encode(errors="surrogatepass") for form in (text, quoted)}:
         at = data.find(needle)
         while at >= 0:
             entry = int(starts.searchsorted(at, "right")) - 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from cairn.core.block import Block
 from cairn.ledger import Ledger
-from cairn.ledger.search import find_blocks
+from cairn.ledger.search import Page, find_blocks
 from cairn.ledger.writer import Append
 from cairn.node.appender import Appender
 from cairn.node.validator import Validator
@@ -20,11 +19,9 @@ from cairn.report import Report
 
 Result = TypeVar("Result")
 
-INLINE_BYTES: Final = 2**16
-"""Bytes of JSON that the event loop handles itself: 64 KiB take it less than a millisecond."""
 READERS: Final = 4
 """Threads that read blocks: enough to keep a disk busy, few enough to bound memory."""
-FOLLOW_BLOCKS: Final = 256
+FOLLOW_BLOCKS: Final = 128
 """Blocks that one who follows is given at once, at most."""
 
 
@@ -81,10 +78,6 @@ class Node:
         """
         return await self._appender.append(append)
 
-    async def aside(self, size: int, work: Callable[[], Result]) -> Result:
-        """Return what `work` on `size` bytes returns; if they are many, off the event loop."""
-        return work() if size <= INLINE_BYTES else await asyncio.to_thread(work)
-
     async def read(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns, which reads a few blocks."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
@@ -101,26 +94,26 @@ class Node:
         """
         return await self._validator.run()
 
-    async def follow(self, start: int, *, seconds: float) -> AsyncGenerator[list[Block], None]:
+    async def follow(self, start: int, *, seconds: float) -> AsyncGenerator[Page, None]:
         """Yield the blocks from position `start` on, as they come, until the node stops.
 
-        When none has come for so many `seconds`, an empty list. Holds no queue: one who is slow
+        When none has come for so many `seconds`, a page with none. Holds no queue: one who is slow
         reads later.
         """
         while not self._stopping:
             grown = self._grown
             if start < self.length:
                 page = await self.read(partial(self._next_blocks, start))
-                start += len(page)
+                start = page.places[-1] + 1
                 yield page
                 continue
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(grown.wait(), seconds)
-                continue
-            yield []
+            except TimeoutError:
+                yield Page([], [], None)
 
-    def _next_blocks(self, start: int) -> list[Block]:
-        return find_blocks(self.ledger, start=start, limit=FOLLOW_BLOCKS, seconds=1).blocks
+    def _next_blocks(self, start: int) -> Page:
+        return find_blocks(self.ledger, start=start, limit=FOLLOW_BLOCKS)
 
     def _committed(self, appends: list[Append], seconds: float) -> None:
         ends = [append.last.index + 1 for append in appends if append.last]

@@ -25,6 +25,7 @@ class Validator:
         self._current: asyncio.Task[Report] | None = None
         self._next: asyncio.Task[Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._stopped = False
 
     async def run(self) -> Report:
         """Validate the ledger as it is now, or as it is when the run that is under way has ended.
@@ -36,10 +37,12 @@ class Validator:
         """
         if self._next is None:
             self._next = asyncio.create_task(self._run_after(self._current))
+            self._next.add_done_callback(_look_at)  # who asked may have gone
         return await asyncio.shield(self._next)
 
     def stop(self) -> None:
-        """End what is under way, without a verdict."""
+        """End what is under way, without a verdict, and begin nothing more."""
+        self._stopped = True
         if self._process is not None and self._process.returncode is None:
             self._process.terminate()
 
@@ -50,6 +53,8 @@ class Validator:
         return await self._validate()
 
     async def _validate(self) -> Report:
+        if self._stopped:
+            raise StoreError("the node is stopping")
         command = (sys.executable, "-P", "-m", "cairn", "validate", "--json", "--ledger")
         self._process = await asyncio.create_subprocess_exec(
             *command,
@@ -66,3 +71,8 @@ class Validator:
         except (ValueError, FormatError):
             said = errors.decode(errors="replace").strip() or f"exit {self._process.returncode}"
             raise StoreError(f"validation came to no verdict: {said}") from None
+
+
+def _look_at(task: asyncio.Task[Report]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,115 @@
+"""Pages of blocks: read a batch at a time, and sent as fast as they are read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from starlette.datastructures import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from cairn.api.bounds import PAGE_BYTES, SEARCH_SECONDS
+from cairn.api.budget import Budget, pieces
+from cairn.api.problems import ProblemError
+from cairn.core.errors import CairnError, FormatError
+from cairn.ledger.search import Page
+
+BATCH_BLOCKS: Final = 128
+"""Blocks read at once: enough to make going to a thread cheap, few enough to hold for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some blocks as JSON."""
+
+    text: bytes
+    """Their views, with commas between."""
+    count: int
+    size: int
+    """Bytes of their entries."""
+    next: int | None
+    """Where to go on; None at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPage:
+    """The answer with a page of blocks, as an ASGI application.
+
+    Damage in the middle of a page ends it early, and the next one, which begins with it, tells.
+    """
+
+    find: Callable[[int, int, float], Page]
+    """Returns blocks, given where to start, how many at most, and seconds to take."""
+    run: Callable[[Callable[[], Batch]], Awaitable[Batch]]
+    """Runs a function in a thread."""
+    budget: Budget
+    start: int
+    limit: int
+    name: str
+    """Of the member that holds the blocks."""
+    place: str
+    """Of the parameter that says where a page starts."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further members, before the blocks."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it.
+
+        Raises:
+            CairnError: what is at the start cannot be read. Nothing was sent.
+        """
+        deadline = time.monotonic() + SEARCH_SECONDS
+        batch = await self._read(self.start, self.limit, deadline)
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        facts = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in self.facts.items())
+        before = f'{{{facts}"{self.name}": ['.encode()
+        count = size = 0
+        while True:
+            try:
+                comma = b",\n" if count and batch.count else b""
+                for piece in pieces(before + comma + batch.text):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            finally:
+                self.budget.give(len(batch.text))
+            before = b""
+            count, size, following = count + batch.count, size + batch.size, batch.next
+            full = count >= self.limit or size > PAGE_BYTES or time.monotonic() > deadline
+            if following is None or full:
+                break
+            try:
+                batch = await self._read(following, self.limit - count, deadline)
+            except (CairnError, ProblemError):
+                break
+        after = f'], "next": {json.dumps(self._link(scope, following))}}}'.encode()
+        await send({"type": "http.response.body", "body": after})
+
+    async def _read(self, at: int, most: int, deadline: float) -> Batch:
+        """Read a batch, and hold it within the budget."""
+
+        def read() -> Batch:
+            found = self.find(at, min(most, BATCH_BLOCKS), deadline - time.monotonic())
+            views: list[bytes] = []
+            following = found.next
+            try:
+                views.extend(block.to_json().encode() for block in found.blocks)
+            except FormatError:
+                if not views:
+                    raise
+                following = found.places[len(views)]
+            size = sum(block.header.size for block in found.blocks)
+            return Batch(b",\n".join(views), len(views), size, following)
+
+        batch = await self.run(read)
+        self.budget.take(len(batch.text))
+        return batch
+
+    def _link(self, scope: Scope, following: int | None) -> str | None:
+        if following is None:
+            return None
+        query = {**QueryParams(scope["query_string"]), self.place: following}
+        return f"{scope['path']}?{urlencode(query)}"
