@@ -14,7 +14,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cairn.api.bodies import Bodies
 from cairn.api.bounds import Bounds
 from cairn.api.budget import Budget
 from cairn.api.guard import Access, Guard
@@ -72,7 +71,6 @@ def application(
         node=node,
         bounds=bounds,
         budget=budget,
-        bodies=Bodies(bounds, budget),
         metrics=metrics,
         lab=lab,
         large=asyncio.Semaphore(1),

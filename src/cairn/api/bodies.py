@@ -2,77 +2,65 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
 
 from cairn.api.bounds import Bounds
 from cairn.api.budget import Budget
-from cairn.api.problems import ProblemError, bad_entry, too_large
+from cairn.api.problems import bad_entry, too_large
 from cairn.core.errors import EntryError
 from cairn.encoding import Encoder
 
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
-class Bodies:
-    """Reads bodies, and knows how much memory those take that are not done with."""
+class Body:
+    """The body of a request, held within the budget inside an `async with`."""
 
-    def __init__(self, bounds: Bounds, budget: Budget) -> None:
-        self._bounds = bounds
+    def __init__(self, request: Request, bounds: Bounds, budget: Budget) -> None:
+        self._request = request
+        self._most = bounds.body_bytes
         self._budget = budget
+        self._held = 0
 
-    @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the whole body, held within the budget inside the block.
+    async def __aenter__(self) -> bytes:
+        """Return the whole body. The connection sees to it that it comes in time.
 
         Raises:
-            ProblemError: it is too large or too slow, or there is no room for it just now.
-            ClientDisconnect: the client went away.
+            ProblemError: it is too large, or there is no room for it just now.
+            ClientDisconnect: the client went away, or was too slow.
         """
-        declared = request.headers.get("content-length", "0")
+        try:
+            return await self._read()
+        except BaseException:
+            self._budget.give(self._held)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._budget.give(self._held)
+
+    async def _read(self) -> bytes:
+        declared = self._request.headers.get("content-length", "0")
         self._require_size(int(declared) if declared.isdecimal() else 0)
         chunks: list[bytes] = []
-        size = 0
-        try:
-            try:
-                async with asyncio.timeout(self._bounds.body_seconds):
-                    async for chunk in self._chunks(request):
-                        self._require_size(size + len(chunk))
-                        self._budget.take(len(chunk))
-                        size += len(chunk)
-                        chunks.append(chunk)
-            except TimeoutError:
-                raise self._too_slow(size) from None
-            yield b"".join(chunks)
-        finally:
-            self._budget.give(size)
-
-    async def _chunks(self, request: Request) -> AsyncIterator[bytes]:
         more = True
         while more:
-            async with asyncio.timeout(self._bounds.chunk_seconds):
-                message = await request.receive()
+            message = await self._request.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
+            chunks.append(message.get("body", b""))
             more = message.get("more_body", False)
-            yield message.get("body", b"")
+            size = len(chunks[-1])
+            self._require_size(self._held + size)
+            self._budget.take(size)
+            self._held += size
+        return b"".join(chunks) if len(chunks) > 1 else chunks[0]
 
     def _require_size(self, size: int) -> None:
-        if size > self._bounds.body_bytes:
-            raise too_large(f"a body may have {self._bounds.body_bytes} bytes")
-
-    def _too_slow(self, size: int) -> ProblemError:
-        detail = (
-            f"the body did not come: {size} bytes so far; each part has "
-            f"{self._bounds.chunk_seconds} s, the whole {self._bounds.body_seconds} s"
-        )
-        return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "timeout", detail)
+        if size > self._most:
+            raise too_large(f"a body may have {self._most} bytes")
 
 
 def canonical_text(text: bytes, encoder: Encoder, bounds: Bounds) -> bytes:

@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._in_headers = False  # of a request that has begun
         self._in_body = False
+        self._body_began = 0.0
         self._header_bytes = 0  # with trailers
         self._idle_bytes = 0  # received since anything came of it
         self._too_large = False
@@ -91,13 +92,18 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._in_headers, self._in_body, self._idle_bytes = False, True, 0
+        self._body_began = self.loop.time()
         if not self._answering:
-            self._set_deadline(None)
+            self._set_deadline(self._bounds.chunk_seconds)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Hand on a part of the body."""
         self._idle_bytes = 0
+        if self.loop.time() - self._body_began > self._bounds.body_seconds:
+            self._too_slow()
+        elif not self.pipeline:
+            self._set_deadline(self._bounds.chunk_seconds)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -109,6 +115,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         if self._answering:
             self._waiting.pop(self, None)
+            if not self.pipeline:
+                self._set_deadline(None)
         else:  # refused before it was all there
             self._wait(self._bounds.idle_seconds)
 
@@ -214,6 +222,10 @@ class Connection(HttpToolsProtocol):
     def _too_slow(self) -> None:
         if self._in_headers:
             detail = f"the headers of a request have {self._bounds.header_seconds} s to come"
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, "timeout", detail)
+        elif self._in_body:
+            part, whole = self._bounds.chunk_seconds, self._bounds.body_seconds
+            detail = f"each part of a body has {part} s to come, the whole {whole} s"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, "timeout", detail)
         else:
             self.transport.close()

@@ -11,11 +11,12 @@ import hmac
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn.api.docs import STYLE_SOURCE
@@ -38,6 +39,11 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
 }
 """On every answer: recorded data is never taken for a page, nor read by another one."""
+
+
+_RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+HOSTS: Final = 64
+"""Names by which the node was asked for, that are remembered: reading one takes some 5 µs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +106,7 @@ class Guard:
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
+        self._knows_host = lru_cache(HOSTS)(access.knows_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -109,9 +116,7 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                message["headers"] = [*message["headers"], *_RAW_HEADERS]
             await send(message)
 
         try:
@@ -127,7 +132,7 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1:
             raise bad_request(f"a request has one Host, found {len(hosts)}")
-        if not self._access.knows_host(hosts[0]):
+        if not self._knows_host(hosts[0]):
             raise ProblemError(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "wrong-host",

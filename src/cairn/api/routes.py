@@ -18,7 +18,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cairn.api.bodies import Bodies, canonical_lines, canonical_text
+from cairn.api.bodies import Body, canonical_lines, canonical_text
 from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, Bounds
 from cairn.api.budget import Answer, Budget, pieces
 from cairn.api.docs import page
@@ -52,11 +52,14 @@ class Service:
     node: Node
     bounds: Bounds
     budget: Budget
-    bodies: Bodies
     metrics: Metrics
     lab: bool
     large: asyncio.Semaphore
     """Held while a large body is worked on: one at a time, for the others' sake."""
+
+    def body(self, request: Request) -> Body:
+        """Return the body of a request, to be read."""
+        return Body(request, self.bounds, self.budget)
 
     async def canonical(self, body: bytes, work: Callable[..., Result]) -> Result:
         """Return what `work` makes of a body; if it is large, off the event loop."""
@@ -92,11 +95,11 @@ async def append_block(
 
     It is durable when the answer comes. The content type of the body does not matter.
     """
-    async with service.bodies.read(request) as body:
+    async with service.body(request) as body:
         canonical = await service.canonical(body, canonical_text)
         block = await service.node.append(Append((canonical,), idempotency_key))
         if len(body) <= INLINE_BYTES:
-            answer: Response = Response(block.to_json(), media_type=JSON)
+            answer: Response = Response(block.to_json(fresh=True), media_type=JSON)
         else:
             answer = await service.block(lambda: block)
     return _created(answer, block.index)
@@ -106,7 +109,7 @@ async def append_blocks(
     service: Service, request: Request, *, idempotency_key: str | None = None
 ) -> Response:
     """Record many JSON values, a line and a block each: all or nothing."""
-    async with service.bodies.read(request) as body:
+    async with service.body(request) as body:
         lines = await service.canonical(body, canonical_lines)
         last = await service.node.append(Append(lines, idempotency_key))
     first = last.index - len(lines) + 1

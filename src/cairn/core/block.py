@@ -30,6 +30,7 @@ VIEW_KEYS: Final = (
     "header",
 )
 """The members of a block's JSON view, in order; the five facts of a block come first."""
+_VIEW: Final = "{" + ", ".join(f'"{key}": %({key})s' for key in VIEW_KEYS) + "}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,21 +113,28 @@ class Block:
         texts = [entry.canonical for entry in self.entries]
         return b"[" + b",".join(texts) + b"]" if self.is_batch else texts[0]
 
-    def to_json(self) -> str:
+    def to_json(self, *, fresh: bool = False) -> str:
         """Return the JSON view on one line; `data` holds the recorded bytes as they are.
+
+        A `fresh` block was just sealed, so that its data is known to be JSON.
 
         Raises:
             FormatError: the stored data is not JSON (damage).
         """
         try:
             data = self.data_json().decode()
-            self.data  # noqa: B018 - so that the line is JSON whatever was stored
+            if not fresh:
+                self.data  # noqa: B018 - so that the line is JSON whatever was stored
         except (UnicodeDecodeError, EntryError) as error:
             raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
-        parts = {key: _shown(value) for key, value in self._facts().items()}
         # White space in stored JSON that is not canonical must not end the line.
-        parts["data"] = data.replace("\n", " ").replace("\r", " ")
-        return "{" + ", ".join([f'"{key}": {parts[key]}' for key in VIEW_KEYS]) + "}"
+        parts = {"data": data if fresh else data.replace("\n", " ").replace("\r", " ")}
+        for key, value in self._facts().items():  # in which there is nothing to escape
+            if isinstance(value, str):
+                parts[key] = f'"{value}"'
+            else:
+                parts[key] = str(value).replace("'", '"')
+        return _VIEW % parts
 
     @classmethod
     def from_view(cls, view: object, *, encode: Callable[[object], bytes] = canonical) -> Block:
@@ -191,13 +199,6 @@ def rfc3339(microseconds: int) -> str:
     if not -LIMIT_63 < microseconds < LIMIT_63:
         return str(microseconds)
     return f"{np.datetime64(microseconds, 'us')}Z"
-
-
-def _shown(fact: int | str | list[str]) -> str:
-    """Return a fact as JSON: integers and plain words, in which there is nothing to escape."""
-    if isinstance(fact, list):
-        return "[" + ", ".join(map(_shown, fact)) + "]"
-    return str(fact) if isinstance(fact, int) else f'"{fact}"'
 
 
 def _unhex(name: str, text: object, size: int) -> bytes:
