@@ -1,6 +1,6 @@
 """Measure, and print ratios of what was measured in the same run, as Markdown.
 
-python -m bench [extend] [append] [open] [memory]
+python -m bench [extend] [append] [open] [memory] [service] [bulk] [long]
 """
 
 from __future__ import annotations
@@ -13,45 +13,14 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from bench import service
+from bench.measure import MILLION, events, million, spread, timed
 from cairn import Ledger
-
-MILLION = 1_000_000
-
-
-def events(count: int) -> list[dict[str, Any]]:
-    """Return objects of about 200 bytes of JSON, such as an application logs."""
-    return [
-        {
-            "id": i,
-            "user": f"user{i % 97}",
-            "action": "login",
-            "ip": f"10.1.2.{i % 250}",
-            "ok": True,
-            "note": "x" * 90,
-            "session": f"abcdef{i}",
-        }
-        for i in range(count)
-    ]
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def spread(values: list[float], scale: float, unit: str) -> str:
-    """Return median, minimum and maximum for people."""
-    middle, low, high = (scale * v for v in (median(values), min(values), max(values)))
-    return f"{middle:.4g} {unit} ({low:.4g} to {high:.4g})"
 
 
 def bench_extend(folder: Path) -> Iterator[tuple[str, str]]:
@@ -108,15 +77,6 @@ def bench_append(folder: Path) -> Iterator[tuple[str, str]]:
     yield "**ratio** (goal at least 0.7)", spread(ratios, 1, "×")
 
 
-def million(folder: Path, count: int = MILLION) -> Path:
-    """Return a ledger of `count` small blocks, made once."""
-    path = folder / f"blocks-{count}"
-    if not path.exists():
-        with Ledger.open(path) as ledger:
-            ledger.extend({"id": i} for i in range(count - 1))
-    return path
-
-
 def bench_open(folder: Path) -> Iterator[tuple[str, str]]:
     """Open a long ledger, to read and to write, and get first answers from it."""
     path = million(folder)
@@ -142,6 +102,8 @@ def bench_open(folder: Path) -> Iterator[tuple[str, str]]:
 VALIDATE_AND_WATCH = """
 import re, sys
 from pathlib import Path
+from bench import service
+from bench.measure import MILLION, events, million, spread, timed
 from cairn import Ledger
 
 def anonymous():
@@ -186,6 +148,7 @@ BENCHES = {
     "append": bench_append,
     "open": bench_open,
     "memory": bench_memory,
+    **service.BENCHES,
 }
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "lab": {"lab", "core", "store", "ledger"},
     "node": {"node", "core", "report", "store", "ledger"},
     "api": {"api", "core", "encoding", "report", "ledger", "lab", "node"},
-    "__init__": {"core", "report", "ledger"},
+    "__init__": {"core", "report", "ledger", "client"},
     "cli": {"cli", "core", "report", "hashing", "store", "ledger", "lab", "api", "__init__"},
     "__main__": {"cli"},
 }

@@ -5,6 +5,8 @@ with Ledger.open("audit.cairn") as ledger:
     assert ledger.validate().valid
 """
 
+from typing import TYPE_CHECKING, Any
+
 from cairn.core.block import Block
 from cairn.core.errors import (
     CairnError,
@@ -27,9 +29,14 @@ from cairn.core.rules import Failure, InvalidChainError
 from cairn.ledger import Ledger
 from cairn.report import Report
 
+if TYPE_CHECKING:
+    from cairn.client import AsyncClient, Client, NodeError
+
 __all__ = [
+    "AsyncClient",
     "Block",
     "CairnError",
+    "Client",
     "DamagedError",
     "EntryError",
     "ExistsError",
@@ -43,6 +50,7 @@ __all__ = [
     "Limits",
     "LockedError",
     "NoSuchBlockError",
+    "NodeError",
     "NotFoundError",
     "OutcomeUnknownError",
     "ReadOnlyError",
@@ -50,3 +58,12 @@ __all__ = [
     "StoreError",
     "UsageError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the clients when they are asked for: who has no node need not load HTTP."""
+    if name in ("AsyncClient", "Client", "NodeError"):
+        from cairn import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

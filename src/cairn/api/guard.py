@@ -16,7 +16,6 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn.api.docs import STYLE_SOURCE
@@ -29,6 +28,16 @@ OPEN: Final = {"/health"}
 """Paths for which no token is asked: they say nothing of the ledger."""
 CHANGING: Final = {"/tamper"}
 """Paths that change something however they are asked for."""
+COSTLY: Final = {"/validate"}
+"""Paths that no other page may send a browser to."""
+DECIDING: Final = {
+    b"authorization",
+    b"host",
+    b"origin",
+    b"sec-fetch-dest",
+    b"sec-fetch-mode",
+    b"sec-fetch-site",
+}
 
 HEADERS: Final = {
     "Cache-Control": "no-store",  # a changed ledger must show
@@ -127,34 +136,49 @@ class Guard:
             await self._app(scope, receive, guarded)
 
     def _require(self, scope: Scope) -> None:
-        headers, path = Headers(scope=scope), scope["path"]
+        headers, path = _deciding(scope), scope["path"]
         writing = scope["method"] not in SAFE or path in CHANGING
-        hosts = headers.getlist("host")
-        if len(hosts) != 1:
-            raise bad_request(f"a request has one Host, found {len(hosts)}")
-        if not self._knows_host(hosts[0]):
+        host = headers.get(b"host")
+        if host is None:
+            raise bad_request("a request says in Host which name of the node it means")
+        if not self._knows_host(host):
             raise ProblemError(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "wrong-host",
-                f"{hosts[0]!r:.200} is not a name of this node; the operator adds names",
+                f"{host!r:.200} is not a name of this node; the operator adds names",
             )
-        _require_own_page(headers, hosts[0], navigating_is_fine=not writing and path != "/validate")
-        self._access.require(path, headers.get("authorization", ""), writing=writing)
+        _require_own_page(headers, host, navigating_is_fine=not writing and path not in COSTLY)
+        self._access.require(path, headers.get(b"authorization", ""), writing=writing)
 
 
-def _require_own_page(headers: Headers, host: str, *, navigating_is_fine: bool) -> None:
+def _deciding(scope: Scope) -> dict[bytes, str]:
+    """Return the headers by which is decided.
+
+    Raises:
+        ProblemError: one is given twice: who is asked next might take the other.
+    """
+    found: dict[bytes, str] = {}
+    for name, value in scope["headers"]:
+        if name in DECIDING:
+            if name in found:
+                raise bad_request(f"the header {name.decode()} is given twice")
+            found[name] = value.decode("latin-1")
+    return found
+
+
+def _require_own_page(headers: dict[bytes, str], host: str, *, navigating_is_fine: bool) -> None:
     """Refuse what a browser sends for a page that is not ours.
 
     Source: W3C Fetch Metadata; the Origin header of the Fetch standard, section 3.2.
     """
-    origin = headers.get("origin")
+    origin = headers.get(b"origin")
     if origin is not None and origin.partition("://")[2] != host.lower():
         raise ProblemError(
             HTTPStatus.FORBIDDEN, "forbidden", f"requests from pages of {origin!r:.200} are refused"
         )
-    if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
+    if headers.get(b"sec-fetch-site", "none") in ("none", "same-origin"):
         return
-    navigating = headers.get("sec-fetch-mode") == "navigate"
-    if not (navigating_is_fine and navigating and headers.get("sec-fetch-dest") == "document"):
+    navigating = headers.get(b"sec-fetch-mode") == "navigate"
+    if not (navigating_is_fine and navigating and headers.get(b"sec-fetch-dest") == "document"):
         detail = "requests from other sites are refused"
         raise ProblemError(HTTPStatus.FORBIDDEN, "forbidden", detail)

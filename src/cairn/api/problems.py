@@ -24,7 +24,7 @@ from cairn.core.errors import (
 from cairn.core.rules import InvalidChainError
 
 MEDIA_TYPE: Final = "application/problem+json"
-QUOTED: Final = 500
+QUOTED: Final = 300
 """Characters of a refused entry's message, at most."""
 RETRY_SECONDS: Final = 1
 """What Retry-After says where waiting may help: a disk or a restart takes longer than that to
@@ -56,7 +56,8 @@ class ProblemError(Exception):
 
     def response(self) -> Response:
         """Return the response that says so."""
-        response = Response(json.dumps(self.to_value()), self.status, media_type=MEDIA_TYPE)
+        content = json.dumps(self.to_value(), ensure_ascii=False).encode(errors="replace")
+        response = Response(content, self.status, media_type=MEDIA_TYPE)
         if self.status == HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = "Bearer"
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:

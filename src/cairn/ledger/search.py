@@ -90,7 +90,7 @@ def moment(text: str) -> int:
             span = timedelta(**{_UNITS[age[2]]: int(age[1])})
             return now_us() - span // timedelta(microseconds=1)
     try:
-        when = datetime.fromisoformat(text)
+        when = datetime.fromisoformat(text if text.isprintable() else "")
     except ValueError:
         raise ValueError(
             f"{text!r:.80} is neither a time (2026-01-31, RFC 3339) nor an age (2h)"

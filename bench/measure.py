@@ -1,0 +1,51 @@
+"""What the benchmarks share: objects, a long ledger, times, and how they are shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cairn import Ledger
+
+MILLION = 1_000_000
+
+
+def events(count: int) -> list[dict[str, Any]]:
+    """Return objects of about 200 bytes of JSON, such as an application logs."""
+    return [
+        {
+            "id": i,
+            "user": f"user{i % 97}",
+            "action": "login",
+            "ip": f"10.1.2.{i % 250}",
+            "ok": True,
+            "note": "x" * 90,
+            "session": f"abcdef{i}",
+        }
+        for i in range(count)
+    ]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def spread(values: list[float], scale: float, unit: str) -> str:
+    """Return median, minimum and maximum for people."""
+    middle, low, high = (scale * v for v in (median(values), min(values), max(values)))
+    return f"{middle:.4g} {unit} ({low:.4g} to {high:.4g})"
+
+
+def million(folder: Path, count: int = MILLION) -> Path:
+    """Return a ledger of `count` small blocks, made once."""
+    path = folder / f"blocks-{count}"
+    if not path.exists():
+        with Ledger.open(path) as ledger:
+            ledger.extend({"id": i} for i in range(count - 1))
+    return path
