@@ -22,13 +22,13 @@ class Budget:
         self._limit = limit
         self._held = 0
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, *, must: bool = False) -> None:
         """Hold `size` bytes more.
 
         Raises:
             ProblemError: there is no room just now.
         """
-        if self._held + size > self._limit:
+        if self._held + size > self._limit and not must:
             raise unavailable("the node has no memory for this just now", "busy")
         self._held += size
 
@@ -37,9 +37,9 @@ class Budget:
         self._held -= size
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
+    def holding(self, size: int, *, must: bool = False) -> Iterator[None]:
         """Hold `size` bytes inside the block."""
-        self.take(size)
+        self.take(size, must=must)
         try:
             yield
         finally:
@@ -49,16 +49,20 @@ class Budget:
 class Answer(Response):
     """A response that may be large: sent as fast as it is read, and held within a budget."""
 
-    def __init__(self, content: str | bytes, media_type: str, budget: Budget) -> None:
+    def __init__(
+        self, content: str | bytes, media_type: str, budget: Budget, *, must: bool = False
+    ) -> None:
+        """Take it from `budget`; even past its limit where it `must` be sent."""
         super().__init__(content, media_type=media_type)
         self._budget = budget
+        self._must = must
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         if len(self.body) <= PIECE_BYTES:
             await super().__call__(scope, receive, send)
             return
-        with self._budget.holding(len(self.body)):
+        with self._budget.holding(len(self.body), must=self._must):
             start = {"type": "http.response.start", "status": self.status_code}
             await send({**start, "headers": self.raw_headers})
             for piece in pieces(bytes(self.body)):

@@ -62,12 +62,15 @@ class Connection(HttpToolsProtocol):
         """Take what has come."""
         self._unset_keepalive_if_required()
         self._idle_bytes += len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._read_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("this is not HTTP/1.1")
+        while data and not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                data = b""
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("this is not HTTP/1.1")
+                data = b""
         if (self._in_headers or self._in_body) and self._idle_bytes > self._bounds.header_bytes:
             self._too_large = True
             self.send_400_response("")
@@ -93,8 +96,6 @@ class Connection(HttpToolsProtocol):
             return
         self._in_headers, self._in_body, self._idle_bytes = False, True, 0
         self._body_began = self.loop.time()
-        if not self._answering:
-            self._set_deadline(self._bounds.chunk_seconds)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -114,9 +115,7 @@ class Connection(HttpToolsProtocol):
         self._idle_bytes = 0
         super().on_message_complete()
         if self._answering:
-            self._waiting.pop(self, None)
-            if not self.pipeline:
-                self._set_deadline(None)
+            self._stop_waiting()
         else:  # refused before it was all there
             self._wait(self._bounds.idle_seconds)
 
@@ -145,8 +144,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and tell all who answer it."""
-        self._waiting.pop(self, None)
-        self._set_deadline(None)
+        self._stop_waiting()
         self._stop_watching()
         for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
@@ -165,22 +163,26 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(HTTPStatus.BAD_REQUEST, "bad-request", msg)
 
-    def _read_without_upgrade(self, rest: bytes) -> None:
-        """Take a request as if it did not ask for another protocol (RFC 9110, section 7.8).
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """Return a request as if it did not ask for another protocol (RFC 9110, section 7.8).
 
         The parser stops at such a request, before its body. `rest` is what it has left.
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
             self.send_400_response("this is no proxy")
-            return
+            return b""
         head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
         head += [b"%s: %s" % item for item in self.headers if item[0] not in UPGRADE_HEADERS]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([*head, b"", rest]))
+        return b"\r\n".join([*head, b"", rest])
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
+        if self._in_body and cycle is self.cycle:
+            self._wait(self._bounds.chunk_seconds)
+        else:
+            self._stop_waiting()
         super()._start_asgi_task(cycle, app)
 
     @property
@@ -213,6 +215,10 @@ class Connection(HttpToolsProtocol):
         self._waiting.pop(self, None)
         self._waiting[self] = None  # last
         self._set_deadline(seconds)
+
+    def _stop_waiting(self) -> None:
+        self._waiting.pop(self, None)
+        self._set_deadline(None)
 
     def _set_deadline(self, seconds: float | None) -> None:
         if self._deadline is not None:
