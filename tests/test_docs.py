@@ -7,16 +7,21 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from cairn.api.bounds import Bounds
+from cairn.api.metrics import Metrics
 from cairn.cli import main
 from cairn.core.genesis import Limits
 from cairn.core.header import HEADER_DTYPE, Kind
 from cairn.core.rules import RULES
 
 ROOT = Path(__file__).parent.parent
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 FORMAT = (ROOT / "docs" / "format.md").read_text()
 
@@ -38,39 +43,53 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return kept | {"PATH": path, "HOME": str(tmp_path), "COLUMNS": "200"}
 
 
-def test_the_readme_s_program_prints_what_it_says(
-    tmp_path: Path, environment: dict[str, str]
+@pytest.fixture
+def node(tmp_path: Path, environment: dict[str, str]) -> Iterator[str]:
+    """Run a node in the lab; yield its URL."""
+    command = [sys.executable, "-m", "cairn", "serve", "--lab", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--ledger", str(tmp_path / "node")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield re.findall(r"http://\S+", process.stdout.readline())[0]
+        process.terminate()
+
+
+def run(command: list[str], directory: Path, environment: dict[str, str]) -> str:
+    result = subprocess.run(
+        command, cwd=directory, env=environment, check=True, capture_output=True, text=True
+    )
+    return result.stdout + result.stderr
+
+
+def test_the_readme_s_programs_print_what_it_says(
+    tmp_path: Path, environment: dict[str, str], node: str
 ) -> None:
-    programs, outputs = blocks(README, "python"), blocks(README, "text")
-    assert len(programs) == len(outputs) == 1
-    for program, output in zip(programs, outputs, strict=True):
-        result = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert_matches(output, result.stdout)
+    programs = re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL
+    )
+    assert len(programs) == 3
+    for program, output in programs:
+        program = program.replace("http://127.0.0.1:5000", node)
+        assert_matches(output, run([sys.executable, "-c", program], tmp_path, environment))
 
 
 def test_the_readme_s_commands_print_what_it_says(
-    tmp_path: Path, environment: dict[str, str]
+    tmp_path: Path, environment: dict[str, str], node: str
 ) -> None:
     sessions = "".join(blocks(README, "console"))
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", sessions, flags=re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 9
     for command, output in commands:
-        result = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
+        command = (
+            command.replace("curl", "curl -sS")
+            .replace("http://", "")
+            .replace("localhost:5000", node)
         )
-        assert_matches(output, result.stdout + result.stderr)
+        assert_matches(output, run(["bash", "-c", command], tmp_path, environment))
 
 
 def test_the_readme_lists_every_command() -> None:
@@ -82,7 +101,7 @@ def test_every_option_the_readme_names_is_there() -> None:
     for line in re.findall(r"^\| `cairn (\w+).*(?:--.*)$", README, flags=re.MULTILINE):
         row = next(r for r in README.splitlines() if r.startswith(f"| `cairn {line}"))
         options = {option for parameter in main.commands[line].params for option in parameter.opts}
-        assert set(re.findall(r"--\w+", row)) <= options
+        assert set(re.findall(r"--[\w-]+", row)) <= options
 
 
 def test_the_format_s_examples_compute_what_they_show() -> None:
@@ -105,6 +124,20 @@ def test_the_format_s_tables_are_those_of_the_code() -> None:
     }
     for kind in Kind:
         assert f'`"{kind.label}"`' in FORMAT
+
+
+def test_operations_tells_of_every_metric() -> None:
+    metrics = Metrics(length=lambda: 1, connections=lambda: 1).text().decode()
+    exposed = set(
+        re.findall(r"^# TYPE (cairn_\w+?)(?:_total)? (?!.*created)", metrics, re.MULTILINE)
+    )
+    exposed = {name for name in exposed if not name.endswith("_created")}
+    assert set(re.findall(r"^\| `(cairn_\w+)` \|", OPERATIONS, flags=re.MULTILINE)) == exposed
+
+
+def test_operations_tells_of_every_limit() -> None:
+    told = re.findall(r"^\| `(\w+)` \| ([0-9.]+) \|", OPERATIONS, flags=re.MULTILINE)
+    assert told == [(name, str(value)) for name, value in asdict(Bounds()).items()]
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")))
