@@ -7,12 +7,13 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from types import FrameType
+from typing import Final
 
 import uvicorn
 
@@ -29,6 +30,8 @@ BACKLOG: Final = 1024
 """Connections that the system holds until they are accepted."""
 GRACE_SECONDS: Final = 1.0
 """What a client has, when the node stops, to finish sending a request or go on reading."""
+SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+"""What ends the service: Ctrl-C, who manages services, a terminal that is closed."""
 SPARE_FILES: Final = 256
 """Open files besides connections: databases, threads' pipes, libraries."""
 
@@ -54,7 +57,7 @@ def serve(
     """
     bounds = bounds or Bounds()
     with ExitStack() as stack:
-        signal.signal(signal.SIGTERM, _exit)  # uvicorn raises it again when it has stopped
+        stack.enter_context(_signals_end_it())
         listener = stack.enter_context(_listen(host, port))
         if lab:
             directory = stack.enter_context(scratch_copy(directory))
@@ -86,6 +89,8 @@ def serve(
         url = f"http://{_authority(listener)}"
         server = _Server(config, node, partial(ready, url, ledger))
         server.run(sockets=[listener])
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
 def is_loopback(host: str) -> bool:
@@ -100,6 +105,24 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._node = node
         self._ready = ready
+        self.interrupted = False  # by Ctrl-C, and not by who manages services
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop well on a signal; then keep them out until everything is cleared away."""
+        for number in SIGNALS:
+            signal.signal(number, self.handle_exit)
+        yield
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; when asked again, hang up on everyone."""
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        if self.should_exit:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -141,5 +164,17 @@ def _allow_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _exit(*_: Any) -> None:
-    raise SystemExit(0)
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """Turn signals that would end the process at once into SystemExit, to clear away."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, leave) for number in SIGNALS - {signal.SIGINT}}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -56,13 +56,16 @@ class Validator:
         if self._stopped:
             raise StoreError("the node is stopping")
         command = (sys.executable, "-P", "-m", "cairn", "validate", "--json", "--ledger")
-        self._process = await asyncio.create_subprocess_exec(
-            *command,
-            str(self._directory.absolute()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                str(self._directory.absolute()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise StoreError(f"validation cannot be started: {error}") from error
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         output, errors = await self._process.communicate()
