@@ -88,7 +88,8 @@ class Connection(HttpToolsProtocol):
         if self._header_bytes > self._bounds.header_bytes:
             self._too_large = True
             raise ValueError  # the parser stops, and we answer
-        super().on_header(name, value)
+        if self._in_headers:  # a trailer must not pass for one (RFC 9110, section 6.5.1)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Answer the request; its body is read within the bounds that are kept where it is read."""
@@ -131,6 +132,11 @@ class Connection(HttpToolsProtocol):
             self._wait(self._bounds.header_seconds)
         else:
             self._wait(self._bounds.idle_seconds)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Note that the client sends no more; it may still want its answer."""
+        self._hanging_up = True
+        return self._answering and not self._in_body
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
