@@ -9,7 +9,6 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -245,29 +244,32 @@ async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
     """
     yield b": following\n\n"
     with service.metrics.followers.track_inprogress():
-        async with aclosing(service.node.follow(start, seconds=HEARTBEAT_SECONDS)) as pages:
-            async for found in pages:
-                if not found.blocks:
+        follow = service.node.follow(start, _as_events, seconds=HEARTBEAT_SECONDS)
+        async with aclosing(follow) as events:
+            async for found in events:
+                if found is None:
                     yield b": alive\n\n"
                     continue
-                text = await service.node.read(partial(_as_events, found))
+                text, whole = found
                 try:
                     with service.budget.holding(len(text)):
                         for piece in pieces(text):
                             yield piece
                 except ProblemError:
                     return
-                if text.count(b"\n\n") < len(found.blocks):
+                if not whole:
                     return
 
 
-def _as_events(found: Page) -> bytes:
-    """Return blocks as events, those before the first that cannot be shown."""
+def _as_events(found: Page) -> tuple[bytes, bool]:
+    """Return blocks as events, those before the first that cannot be shown; and if it is all."""
     events: list[str] = []
     with suppress(FormatError):
-        for place, block in zip(found.places, found.blocks, strict=True):
-            events.append(f"id: {place}\nevent: block\ndata: {block.to_json()}\n\n")
-    return "".join(events).encode()
+        events.extend(
+            f"id: {place}\nevent: block\ndata: {block.to_json()}\n\n"
+            for place, block in zip(found.places, found.blocks, strict=True)
+        )
+    return "".join(events).encode(), len(events) == len(found.blocks)
 
 
 async def validate_ledger(service: Service, _request: Request) -> Response:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from cairn.core.block import Block
 from cairn.ledger import Ledger
@@ -18,6 +17,7 @@ from cairn.node.validator import Validator
 from cairn.report import Report
 
 Result = TypeVar("Result")
+Shown = TypeVar("Shown")
 
 READERS: Final = 4
 """Threads that read blocks: enough to keep a disk busy, few enough to bound memory."""
@@ -45,6 +45,7 @@ class Node:
         self._appender = Appender(self.ledger, self._committed)
         self._grown = asyncio.Event()  # set, and replaced by a new one, by every commit
         self._stopping = False
+        self._latest: tuple[int, Callable[..., Any], asyncio.Future[Any]] | None = None
         self.length = len(self.ledger)
         """Blocks, those of the last commit included."""
         return self
@@ -94,26 +95,43 @@ class Node:
         """
         return await self._validator.run()
 
-    async def follow(self, start: int, *, seconds: float) -> AsyncGenerator[Page, None]:
-        """Yield the blocks from position `start` on, as they come, until the node stops.
+    async def follow(
+        self, start: int, show: Callable[[Page], Shown], *, seconds: float
+    ) -> AsyncGenerator[Shown | None, None]:
+        """Yield what `show` makes of the blocks from position `start` on, as they come.
 
-        When none has come for so many `seconds`, a page with none. Holds no queue: one who is slow
-        reads later.
+        None when none has come for so many `seconds`. Ends when the node stops. Holds no queue: one
+        who is slow reads later. Those who keep up share the reading and the showing.
         """
         while not self._stopping:
             grown = self._grown
             if start < self.length:
-                page = await self.read(partial(self._next_blocks, start))
-                start = page.places[-1] + 1
-                yield page
+                start, shown = await self._shared(start, show)
+                yield shown
                 continue
             try:
                 await asyncio.wait_for(grown.wait(), seconds)
             except TimeoutError:
-                yield Page([], [], None)
+                yield None
 
-    def _next_blocks(self, start: int) -> Page:
-        return find_blocks(self.ledger, start=start, limit=FOLLOW_BLOCKS)
+    async def _shared(self, start: int, show: Callable[[Page], Shown]) -> tuple[int, Shown]:
+        """Return the position after the next blocks, and what `show` makes of them."""
+
+        def work() -> tuple[int, Shown]:
+            page = find_blocks(self.ledger, start=start, limit=FOLLOW_BLOCKS)
+            return page.places[-1] + 1, show(page)
+
+        latest = self._latest
+        if latest is None or latest[:2] != (start, show):
+            task = asyncio.ensure_future(self.read(work))
+            task.add_done_callback(self._forget_failed)
+            latest = self._latest = (start, show, task)
+        following, shown = await asyncio.shield(latest[2])
+        return following, shown
+
+    def _forget_failed(self, task: asyncio.Future[Any]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._latest = None
 
     def _committed(self, appends: list[Append], seconds: float) -> None:
         ends = [append.last.index + 1 for append in appends if append.last]

@@ -10,11 +10,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cairn.core.errors import FormatError, StoreError
+from cairn.core.errors import FormatError, StoreError, UsageError
 from cairn.report import Report
 
 NICENESS: Final = 10
 """Validation can wait; appends cannot."""
+
+
+class StoppingError(UsageError):
+    """The node is stopping, and begins nothing that may take long."""
+
+    def __str__(self) -> str:
+        return "the node is stopping"
 
 
 class Validator:
@@ -54,7 +61,7 @@ class Validator:
 
     async def _validate(self) -> Report:
         if self._stopped:
-            raise StoreError("the node is stopping")
+            raise StoppingError
         command = (sys.executable, "-P", "-m", "cairn", "validate", "--json", "--ledger")
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -66,9 +73,13 @@ class Validator:
             )
         except OSError as error:
             raise StoreError(f"validation cannot be started: {error}") from error
+        if self._stopped:  # meanwhile
+            self._process.terminate()
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         output, errors = await self._process.communicate()
+        if self._stopped:
+            raise StoppingError
         try:
             return Report.from_value(json.loads(output))
         except (ValueError, FormatError):
