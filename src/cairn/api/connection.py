@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import TimerHandle, Transport
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,21 +19,28 @@ from cairn.api.bounds import Bounds
 from cairn.api.guard import HEADERS
 from cairn.api.problems import ProblemError
 
-Waiting = dict["Connection", None]
-"""Connections that wait for a request or the rest of one, the one that waits longest first."""
-
 UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
 """What a client sends that would rather speak something else, as Java's does by default."""
+
+
+@dataclass(eq=False, slots=True)
+class Crowd:
+    """What the connections of a server know of each other."""
+
+    waiting: dict[Connection, None] = field(default_factory=dict)
+    """Those that wait for a request or the rest of one, the one that waits longest first."""
+    stopping: bool = False
+    """Whether every answer is the last of its connection."""
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with a deadline for everything that it waits for."""
 
-    def __init__(self, *args: Any, bounds: Bounds, waiting: Waiting, **others: Any) -> None:
-        """Keep within `bounds`; `waiting` is shared by all connections of a server."""
+    def __init__(self, *args: Any, bounds: Bounds, crowd: Crowd, **others: Any) -> None:
+        """Keep within `bounds`; `crowd` is shared by all connections of a server."""
         super().__init__(*args, **others)
         self._bounds = bounds
-        self._waiting = waiting
+        self._crowd = crowd
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -48,7 +56,7 @@ class Connection(HttpToolsProtocol):
         """Make room, if there is none; else refuse."""
         super().connection_made(transport)
         if len(self.connections) > self._bounds.connections:
-            longest = next(iter(self._waiting), None)
+            longest = next(iter(self._crowd.waiting), None)
             if longest is None:
                 most = self._bounds.connections
                 self._refuse(
@@ -60,6 +68,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what has come."""
+        if self._hanging_up:
+            return
         self._unset_keepalive_if_required()
         self._idle_bytes += len(data)
         while data and not self.transport.is_closing():
@@ -98,6 +108,8 @@ class Connection(HttpToolsProtocol):
         self._in_headers, self._in_body, self._idle_bytes = False, True, 0
         self._body_began = self.loop.time()
         super().on_headers_complete()
+        if self._crowd.stopping:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Hand on a part of the body."""
@@ -132,11 +144,6 @@ class Connection(HttpToolsProtocol):
             self._wait(self._bounds.header_seconds)
         else:
             self._wait(self._bounds.idle_seconds)
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Note that the client sends no more; it may still want its answer."""
-        self._hanging_up = True
-        return self._answering and not self._in_body
 
     def pause_writing(self) -> None:
         """Note that the client does not read."""
@@ -194,7 +201,7 @@ class Connection(HttpToolsProtocol):
     @property
     def keeps_waiting(self) -> bool:
         """Whether it is for the client to do something: send, or read."""
-        return self in self._waiting or self._stalled is not None
+        return self in self._crowd.waiting or self._stalled is not None
 
     @property
     def _answering(self) -> bool:
@@ -218,12 +225,12 @@ class Connection(HttpToolsProtocol):
             self._stalled = None
 
     def _wait(self, seconds: float) -> None:
-        self._waiting.pop(self, None)
-        self._waiting[self] = None  # last
+        self._crowd.waiting.pop(self, None)
+        self._crowd.waiting[self] = None  # last
         self._set_deadline(seconds)
 
     def _stop_waiting(self) -> None:
-        self._waiting.pop(self, None)
+        self._crowd.waiting.pop(self, None)
         self._set_deadline(None)
 
     def _set_deadline(self, seconds: float | None) -> None:
@@ -249,7 +256,6 @@ class Connection(HttpToolsProtocol):
         this_one = self._in_body and not self.pipeline  # is what is being answered
         if self._answering and not this_one:
             self._hanging_up = True
-            self.flow.pause_reading()
             return
         if not (this_one and self._running and self._running.response_started):
             response = ProblemError(status, slug, detail).response()

@@ -131,7 +131,7 @@ async def read_chain(
     length = _require_place(start, node.length)
 
     def find(at: int, most: int, seconds: float) -> Page:
-        return find_blocks(ledger, start=at, limit=most, seconds=seconds)
+        return find_blocks(ledger, start=at, stop=length, limit=most, seconds=seconds)
 
     return BlockPage(
         find=find,

@@ -19,7 +19,7 @@ import uvicorn
 
 from cairn.api.app import application
 from cairn.api.bounds import Bounds
-from cairn.api.connection import Connection, Waiting
+from cairn.api.connection import Connection, Crowd
 from cairn.api.guard import Access
 from cairn.core.errors import UsageError
 from cairn.ledger import Ledger
@@ -28,6 +28,8 @@ from cairn.node.scratch import scratch_copy
 
 BACKLOG: Final = 1024
 """Connections that the system holds until they are accepted."""
+SETTLE_SECONDS: Final = 0.05
+"""Time for the event loop to read what the system has already received."""
 GRACE_SECONDS: Final = 1.0
 """What a client has, when the node stops, to finish sending a request or go on reading."""
 SIGNALS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
@@ -64,7 +66,7 @@ def serve(
         ledger = stack.enter_context(Ledger.open(directory))
         _allow_files(bounds.connections + SPARE_FILES)
         node = Node(ledger, directory)
-        waiting: Waiting = {}
+        crowd = Crowd()
         app = application(
             node,
             access=access,
@@ -74,7 +76,7 @@ def serve(
         )
         config = uvicorn.Config(
             app,
-            http=partial(Connection, bounds=bounds, waiting=waiting),  # type: ignore[arg-type]
+            http=partial(Connection, bounds=bounds, crowd=crowd),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -87,7 +89,7 @@ def serve(
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         url = f"http://{_authority(listener)}"
-        server = _Server(config, node, partial(ready, url, ledger))
+        server = _Server(config, node, crowd, partial(ready, url, ledger))
         server.run(sockets=[listener])
     if server.interrupted:
         raise KeyboardInterrupt
@@ -101,9 +103,12 @@ def is_loopback(host: str) -> bool:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, node: Node, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, node: Node, crowd: Crowd, ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._node = node
+        self._crowd = crowd
         self._ready = ready
         self.interrupted = False  # by Ctrl-C, and not by who manages services
 
@@ -130,6 +135,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._node.stop()  # who follows would keep us waiting
+        self._crowd.stopping = True
+        await asyncio.sleep(SETTLE_SECONDS)  # what was sent before is read, and answered
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(SETTLE_SECONDS)
         asyncio.get_running_loop().call_later(GRACE_SECONDS, self._hang_up)
         await super().shutdown(sockets)
 
