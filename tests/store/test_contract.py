@@ -98,7 +98,7 @@ def test_head_moves_with_every_append(open_store: Open) -> None:
     for part in segments(BLOCKS, 1, 1, 3, 4)[1:]:
         store.append(part, {})
         assert store.head() == Head(part.stop, part.hashes[-1].tobytes())
-        assert store.surplus() == 0
+        assert store.end() == part.stop
 
 
 def test_keys_are_remembered_with_their_positions(open_store: Open) -> None:

@@ -27,7 +27,7 @@ from cairn.api.pages import BlockPage
 from cairn.api.problems import ProblemError
 from cairn.api.schemas import ref
 from cairn.core.block import Block
-from cairn.core.errors import FormatError, NoSuchBlockError
+from cairn.core.errors import CairnError, FormatError, NoSuchBlockError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, find_blocks, first_at, moment
@@ -245,20 +245,15 @@ async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
     yield b": following\n\n"
     with service.metrics.followers.track_inprogress():
         follow = service.node.follow(start, _as_events, seconds=HEARTBEAT_SECONDS)
-        async with aclosing(follow) as events:
-            async for found in events:
-                if found is None:
-                    yield b": alive\n\n"
-                    continue
-                text, whole = found
-                try:
+        with suppress(CairnError, ProblemError):
+            async with aclosing(follow) as events:
+                async for found in events:
+                    text, whole = (b": alive\n\n", True) if found is None else found
                     with service.budget.holding(len(text)):
                         for piece in pieces(text):
                             yield piece
-                except ProblemError:
-                    return
-                if not whole:
-                    return
+                    if not whole:
+                        return
 
 
 def _as_events(found: Page) -> tuple[bytes, bool]:

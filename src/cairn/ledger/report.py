@@ -38,7 +38,7 @@ def validate_store(
             if total.failures and not every:
                 break
         else:
-            ends += _check_head(head, total, store.surplus())
+            ends += _check_head(head, total.stop if total else 0, store.end(), total)
     except DamagedError as error:
         at = total.stop if total else 0
         ends.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
@@ -66,21 +66,24 @@ def require_sound_ends(store: Store, hasher: Hasher, limits: Limits) -> None:
             last = validate(segment, hasher, limits)
             for failure in last.failures:
                 raise InvalidChainError(failure)
-    for failure in _check_head(head, last, store.surplus()):
+    end = store.end()
+    stop = last.stop if last and last.stop == head.length else min(end, head.length - 1)
+    for failure in _check_head(head, stop, end, last):
         raise InvalidChainError(failure)
 
 
-def _check_head(head: Head, total: Summary | None, surplus: int) -> Iterator[Failure]:
-    """Yield how the stored chain does not end where the store has recorded that it does."""
-    stop = total.stop if total else 0
+def _check_head(head: Head, stop: int, end: int, last: Summary | None) -> Iterator[Failure]:
+    """Yield how the stored chain does not end where the store has recorded that it does.
+
+    `stop` is where what was read ends, `end` where what is stored does.
+    """
     if stop < max(head.length, 1):
-        meaning = "blocks are missing at the end" if stop else "genesis is missing"
-        yield rules.failure(stop, "head", Broken(head.length, stop, meaning))
-    elif surplus:
+        meaning = "blocks are missing at the end" if stop > 0 else "genesis is missing"
+        yield rules.failure(max(stop, 0), "head", Broken(head.length, max(stop, 0), meaning))
+    elif end > head.length:
         meaning = "there are blocks past the recorded end"
-        broken = Broken(head.length, head.length + surplus, meaning)
-        yield rules.failure(head.length, "head", broken)
-    elif total and total.last_hash != head.hash:
+        yield rules.failure(head.length, "head", Broken(head.length, end, meaning))
+    elif last and last.last_hash != head.hash:
         meaning = "the last block is not the one recorded as head"
-        broken = Broken(head.hash.hex(), total.last_hash.hex(), meaning)
+        broken = Broken(head.hash.hex(), last.last_hash.hex(), meaning)
         yield rules.failure(head.length - 1, "head", broken)

@@ -119,7 +119,8 @@ class Node:
 
         def work() -> tuple[int, Shown]:
             page = find_blocks(self.ledger, start=start, limit=FOLLOW_BLOCKS)
-            return page.places[-1] + 1, show(page)
+            after = page.places[-1] + 1 if page.places else self.length  # a gap is passed over
+            return after if page.next is None else page.next, show(page)
 
         latest = self._latest
         if latest is None or latest[:2] != (start, show):

@@ -26,8 +26,8 @@ class Store(Protocol):
         """Return the recorded head."""
         ...
 
-    def surplus(self) -> int:
-        """Return by how many blocks what is stored goes past the recorded length; 0 is right."""
+    def end(self) -> int:
+        """Return the position after the last stored block: the recorded length, if all is well."""
         ...
 
     def get(self, index: int) -> Block | None:

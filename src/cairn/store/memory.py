@@ -24,9 +24,9 @@ class MemoryStore:
         last = self._segments[-1]
         return Head(last.stop, last.hashes[-1].tobytes())
 
-    def surplus(self) -> int:
-        """See `Store.surplus`."""
-        return 0
+    def end(self) -> int:
+        """See `Store.end`."""
+        return self._segments[-1].stop
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""
