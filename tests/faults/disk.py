@@ -160,9 +160,7 @@ class Disk:
             case Operation.FAILED_SYNC:
                 self._nodes[record.inode].fail_sync()
             case Operation.RENAME:
-                assert record.parent == record.new_parent
-                change = NameChange(record.name, record.data.decode(), self._nodes[record.inode])
-                self._directory(record.parent).pending.append(change)
+                self._rename(record)
             case Operation.UNLINK:
                 self._directory(record.parent).pending.append(NameChange(record.name, None, None))
             case Operation.MARK:
@@ -171,6 +169,15 @@ class Disk:
     def put(self, target: Path, choose: random.Random | None = None) -> None:
         """Make `target` what is left of the directory: only what is sure, or more by chance."""
         self.root.put(target, choose)
+
+    def _rename(self, record: Record) -> None:
+        """Between two directories, each has its half on the disk only when it is synced itself."""
+        gone, new, node = record.name, record.data.decode(), self._nodes[record.inode]
+        if record.parent == record.new_parent:
+            self._directory(record.parent).pending.append(NameChange(gone, new, node))
+        else:
+            self._directory(record.parent).pending.append(NameChange(gone, None, None))
+            self._directory(record.new_parent).pending.append(NameChange(None, new, node))
 
     def _file(self, inode: int) -> File:
         node = self._nodes[inode]

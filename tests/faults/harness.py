@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Container, Mapping
@@ -12,10 +13,15 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from cairn import Block, Ledger
+from cairn.store.directory import FILE_NAME, LOCK_NAME
 
 ROOT: Final = Path(__file__).parents[2]
 ALLOWED: Final = frozenset({"StoreError", "OSError"})
 """Errors that may come of a failing disk; OutcomeUnknownError is a StoreError."""
+FILES: Final = frozenset({FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME})
+"""What there is in the directory of a ledger."""
+LEFTOVER: Final = re.compile(r"\.cairn-\d+-[0-9a-f]{16}\.new")
+"""What a creator that died leaves behind."""
 
 
 class Place(NamedTuple):
@@ -91,6 +97,10 @@ class Said:
     tried: set[int] = field(default_factory=set)
     keyed: list[int] = field(default_factory=list)
     made: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
+    """Directories that were there before anything was done."""
+    left: set[str] = field(default_factory=set)
+    """What earlier creators had left in them."""
     problems: list[str] = field(default_factory=list)
 
     def hear(self, words: list[Any]) -> None:
@@ -108,6 +118,10 @@ class Said:
                 self.acknowledged[number] = at
             case ["made", name]:
                 self.made.add(name)
+            case ["empty", name]:
+                self.empty.add(name)
+            case ["left", name]:
+                self.left.add(name)
             case ["error", kinds, shown] if not ALLOWED & set(kinds):
                 self.problems.append(f"this error leaked:\n{shown}")
             case ["broken", _, shown]:
@@ -116,12 +130,16 @@ class Said:
 
 def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: bool) -> None:
     """Check what is in the directory of one case against what was said."""
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    present = names_in(directory) if directory.is_dir() else set()
+    assert present <= {"ledger", "target"}, f"left behind: {present}"
+    assert said.empty <= present, f"{said.empty - present} was there before"
+    names = {
+        name for name in present if is_ledger(directory / name, said, rubbish=may_leave_rubbish)
+    }
     assert said.made <= names, f"{said.made - names} was made and is lost"
-    rubbish = names - {"ledger", "target"}
-    assert not rubbish or may_leave_rubbish, f"left behind: {rubbish}"
-    assert all(name.startswith(".") for name in rubbish)
     assert "ledger" in names or not said.acknowledged
+    for name in present - names:
+        require_as_good_as_none(directory / name)
     if "ledger" in names:
         with Ledger.open(directory / "ledger") as ledger:
             found = check(ledger, said.acknowledged, said.tried)
@@ -138,6 +156,29 @@ def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: boo
         ):
             assert copy.validate().valid
             assert list(copy) == list(original)
+
+
+def names_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def is_ledger(path: Path, said: Said, *, rubbish: bool) -> bool:
+    """Whether there is a ledger in the directory `path`, having checked what else there is."""
+    names = names_in(path)
+    strange = names - FILES - said.left
+    assert not strange or rubbish, f"left behind in {path.name}: {strange}"
+    assert all(LEFTOVER.fullmatch(name) for name in strange), f"in {path.name} is {strange}"
+    if FILE_NAME in names:
+        return True
+    assert not names & FILES, f"there is a piece of a ledger: {names}"
+    assert rubbish or path.name in said.empty, f"left behind: {path.name}"
+    return False
+
+
+def require_as_good_as_none(path: Path) -> None:
+    """Check that what a failure left is in nobody's way, and goes with the next ledger there."""
+    Ledger.create(path).close()
+    assert names_in(path) == {FILE_NAME, LOCK_NAME}
 
 
 def tune(module: ModuleType, **constants: float) -> None:

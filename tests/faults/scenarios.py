@@ -43,6 +43,7 @@ FAULTS: Final = {
     "none": (Mode.UNARMED, 0),
 }
 LOG_PAGES: Final = 12
+LEFTOVER: Final = ".cairn-1-0123456789abcdef.new"
 BATCH: Final = 3
 """Items that one commit of `extend` takes here."""
 
@@ -122,6 +123,18 @@ class Case:
             self.say("try", number)
             self.say("ack", number, *at)
 
+    def make_empty(self, path: Path, *leftovers: str) -> None:
+        """Put a directory there, and on the disk, with what earlier creators left in it."""
+        path.mkdir()
+        for name in leftovers:
+            (path / name).mkdir()
+            (path / name / sqlite.FILE_NAME).write_bytes(b"half a ledger")
+            sync(path / name)
+            self.say("left", name)
+        sync(path)
+        sync(path.parent)
+        self.say("empty", path.name)
+
     def attempt(self, act: Callable[[], None], word: str) -> bool:
         """Do something, say how it ended, and return whether it ended well."""
         try:
@@ -142,6 +155,19 @@ def nothing(_: Case) -> None:
 
 def closed(case: Case) -> None:
     case.copy_template("closed")
+
+
+def left_over(case: Case) -> None:
+    case.make_empty(case.path, LEFTOVER)
+
+
+def target_empty(case: Case) -> None:
+    case.make_empty(case.target)
+
+
+def opened_and_target_empty(case: Case) -> None:
+    opened(case)
+    target_empty(case)
 
 
 def killed(case: Case) -> None:
@@ -306,6 +332,7 @@ def in_a_process(act: Callable[[], object]) -> int:
 Scenarios = dict[str, tuple[Callable[[Case], None], Callable[[Case], None]]]
 SCENARIOS: Final[Scenarios] = {
     "create": (nothing, create),
+    "create over leftovers": (left_over, create),
     "open": (closed, open_),
     "recover from a kill": (killed, open_),
     "recover from a crash": (crashed, open_),
@@ -315,7 +342,9 @@ SCENARIOS: Final[Scenarios] = {
     "append with a checkpoint": (log_nearly_full, append_twice),
     "close": (appended, close),
     "backup": (opened, backup),
+    "backup into an empty directory": (opened_and_target_empty, backup),
     "import": (nothing, import_),
+    "import into an empty directory": (target_empty, import_),
 }
 """Each call of these may fail."""
 STORIES: Final[Scenarios] = {

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cairn import Ledger
-from tests.faults.harness import Place, check, open_and_check, start
+from cairn.store.directory import FILE_NAME
+from tests.faults.harness import FILES, LEFTOVER, Place, check, names_in, open_and_check, start
 
 DELAYS = (0.004, 0.015, 0.2)
 """Seconds that a writer gets, at most: to die while creating, while opening, while writing."""
@@ -58,8 +59,18 @@ class History:
                 assert self.acknowledged.setdefault(int(number), at) == at
                 self.unanswered.discard(int(number))
 
-    def check(self) -> None:
+    def is_there(self) -> bool:
+        """Whether there is a ledger; without one, there is nothing but what creators left."""
         if not self.path.exists():
+            return False
+        assert names_in(self.path.parent) == {self.path.name}
+        names = names_in(self.path)
+        assert all(LEFTOVER.fullmatch(name) for name in names - FILES), names
+        assert FILE_NAME in names or not names & FILES, f"there is a piece of a ledger: {names}"
+        return FILE_NAME in names
+
+    def check(self) -> None:
+        if not self.is_there():
             assert not self.acknowledged
             return
         # Recovery is tried out on a copy: for the next writer there must be some left to do.
@@ -69,7 +80,7 @@ class History:
         shutil.rmtree(self.copies)
 
     def check_beside_the_log(self) -> None:
-        if self.path.exists():
+        if self.is_there():
             with Ledger.open(self.path, read_only=True) as ledger:
                 check(ledger, self.acknowledged, self.tried)
 

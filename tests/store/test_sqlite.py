@@ -134,6 +134,21 @@ def test_a_directory_without_its_file_is_damage_and_an_empty_one_no_ledger(direc
         SqliteStore(directory, read_only=True)
 
 
+def test_a_ledger_that_comes_while_somebody_looks_for_it_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger"
+    path.mkdir()
+
+    def look(_: Path) -> bool:
+        Ledger.create(path).close()
+        return True
+
+    monkeypatch.setattr("cairn.store.sqlite.occupied", look)
+    with Ledger.open(path, read_only=True) as ledger:
+        assert len(ledger) == 1
+
+
 def test_nothing_is_written_through_a_trigger_that_is_not_ours(directory: Path) -> None:
     """It could acknowledge appends that it never stores."""
     execute(

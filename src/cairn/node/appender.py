@@ -19,6 +19,8 @@ from cairn.ledger.writer import Append
 COMMIT_ENTRIES: Final = 65_536
 """Entries in a commit, about: more would only make those that came first wait longer."""
 
+_Asked = tuple[Append, asyncio.Future[None]]
+
 log = logging.getLogger(__name__)
 
 
@@ -33,7 +35,8 @@ class Appender:
         self._ledger = ledger
         self._committed = committed
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[tuple[Append, asyncio.Future[None]] | None] = SimpleQueue()
+        self._asked: list[_Asked] = []  # in this round of the event loop
+        self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
         self._thread = Thread(target=self._run, name="cairn-appender", daemon=True)
         self._thread.start()
 
@@ -44,7 +47,9 @@ class Appender:
             CairnError: as for `Ledger.append`.
         """
         future = self._loop.create_future()
-        self._queue.put((append, future))
+        self._asked.append((append, future))
+        if len(self._asked) == 1:
+            self._loop.call_soon(self._hand_over)
         await future
         return append.result()
 
@@ -54,21 +59,27 @@ class Appender:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Commit what was asked for, and stop. Waits for the disk."""
+        """Commit what was handed over, and stop. Waits for the disk."""
         self._queue.put(None)
         self._thread.join()
+
+    def _hand_over(self) -> None:
+        """Give the thread all of a round at once: one by one, it would begin with the first."""
+        self._queue.put(self._asked)
+        self._asked = []
 
     def _run(self) -> None:
         open_ = True
         while open_:
-            group = [self._queue.get()]
+            rounds = [self._queue.get()]
             with suppress(Empty):
-                while sum(len(item[0].texts) for item in group if item) < COMMIT_ENTRIES:
-                    group.append(self._queue.get_nowait())
-            open_ = None not in group
-            self._commit([item for item in group if item])
+                while sum(len(a.texts) for r in rounds for a, _ in r or ()) < COMMIT_ENTRIES:
+                    rounds.append(self._queue.get_nowait())
+            open_ = None not in rounds
+            if group := [asked for one in rounds for asked in one or ()]:
+                self._commit(group)
 
-    def _commit(self, group: list[tuple[Append, asyncio.Future[None]]]) -> None:
+    def _commit(self, group: list[_Asked]) -> None:
         appends = [append for append, _ in group]
         futures = [future for _, future in group]
         began = time.perf_counter()

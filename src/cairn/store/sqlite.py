@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -37,12 +37,12 @@ from cairn.core.errors import (
 from cairn.core.header import LIMIT_63, LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
-from cairn.store.directory import WriterLock, keep_access, rewrite, sync_names
+from cairn.store.directory import FILE_NAME as FILE_NAME
+from cairn.store.directory import WriterLock, keep_access, occupied, rewrite, sync_names
+from cairn.store.hash_index import HashIndex
 from cairn.store.interface import Head
 from cairn.store.reader import Reader, reading
-from cairn.store.runs import before, in_runs, joined, since
-
-FILE_NAME: Final = "tail.sqlite"
+from cairn.store.runs import RUN_BLOCKS, before, in_runs, joined, since
 
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
 SCHEMA_VERSION: Final = 1
@@ -89,6 +89,8 @@ SCAN_BLOCKS: Final = 8192
 """Blocks in a scanned segment, about: enough to make the cost of a segment small."""
 SCAN_BYTES: Final = 8 * 2**20
 """Bytes in a scanned segment, about: fits a cache, and bounds memory."""
+SPARE_SCANNERS: Final = 4
+"""Connections kept for the next scan: as many as a node has threads that read."""
 LOG_PAGES: Final = 1000
 """Pages of 4 KiB in the write-ahead log before it is moved into the database: 16 MiB."""
 BUSY_SECONDS: Final = 10.0
@@ -101,12 +103,7 @@ class SqliteStore:
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory
         self._path = directory / FILE_NAME
-        if not self._path.is_file():
-            raise (
-                DamagedError(f"{directory} is there, but {FILE_NAME} is not in it")
-                if directory.is_dir() and any(directory.iterdir())
-                else NotFoundError(f"there is no ledger at {directory}")
-            )
+        self._require_there()
         self._process = os.getpid()
         self._lock = None if read_only else WriterLock(directory)
         self._closed = False
@@ -115,6 +112,9 @@ class SqliteStore:
         self._write_lock, self._read_lock = RLock(), RLock()
         self._writer: sqlite3.Connection | None = None
         self._reader = Reader(self._path, self._open)
+        self._scanners: list[Reader] = []  # at rest
+        self._hash_index = HashIndex()  # with the next, under the read lock
+        self._hashes_read = -LIMIT_63  # the first block of the last run that is in it
         try:
             if read_only:
                 self._read_one("SELECT 1", ())  # is it a ledger at all?
@@ -147,16 +147,15 @@ class SqliteStore:
             raise DamagedError(f"{self._path}: {rows} heads are recorded, of length {length}")
         return Head(length, block_hash)
 
-    def surplus(self) -> int:
-        """See `Store.surplus`."""
-        row = self._read_one(
-            "SELECT length, first, length(hashes) FROM head, runs ORDER BY first DESC LIMIT 1", ()
-        )
+    def end(self) -> int:
+        """See `Store.end`."""
+        query = "SELECT first, length(hashes) FROM runs ORDER BY first DESC LIMIT 1"
+        row = self._read_one(query, ())
         if row is None:
             return 0
-        length, first, size = self._typed(row, int, int, int)
+        first, size = self._typed(row, int, int)
         end: int = first + max(size // HASH_BYTES, 1)
-        return max(0, end - int(length))
+        return end
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""
@@ -171,9 +170,18 @@ class SqliteStore:
         return segment.block(index - segment.start)
 
     def find(self, block_hash: bytes) -> int | None:
-        """See `Store.find`. Searches every row's hashes: 32 bytes of reading a block."""
+        """See `Store.find`. Reads the hashes that came since the last search, and keeps prefixes.
+
+        A stored hash that was changed after it was read is not found any more.
+        """
         with self._read_lock:
-            return self._reader.run(lambda connection: _find(connection, block_hash))
+            self._reader.run(self._index_hashes)
+            candidates = self._hash_index.candidates(block_hash)
+        for position in candidates:
+            block = self.get(position)
+            if block is not None and block.stored_hash == block_hash:
+                return position
+        return None
 
     def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
@@ -204,7 +212,7 @@ class SqliteStore:
         """See `Store.scan`. No transaction stays open between segments: history does not change."""
         if start >= stop:
             return
-        with closing(Reader(self._path, self._open)) as reader:
+        with self._scanner() as reader:
             least = -LIMIT_63  # a scan of everything passes over no row
             if start > 0:
                 (least,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
@@ -214,6 +222,25 @@ class SqliteStore:
                 segments[-1] = before(segments[-1], stop)
                 segments[:1] = since(segments[0], start)
                 yield from joined(segments)
+
+    @contextmanager
+    def _scanner(self) -> Iterator[Reader]:
+        """Yield a reader of one's own: one that an earlier scan left, as opening takes long."""
+        self._require_open()
+        try:
+            reader = self._scanners.pop()
+        except IndexError:
+            reader = Reader(self._path, self._open)
+        try:
+            yield reader
+        except BaseException:
+            reader.close()
+            raise
+        with self._read_lock:
+            if self._closed or len(self._scanners) >= SPARE_SCANNERS:
+                reader.close()
+            else:
+                self._scanners.append(reader)
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`."""
@@ -228,9 +255,9 @@ class SqliteStore:
                     progress=lambda _, left, total: progress(total - left, total),
                 )
 
+        keep_access(self._directory, target)  # first, so that nobody else looks in meanwhile
         with closing(Reader(self._path, self._open)) as reader:
             reader.run(copy)
-        keep_access(self._directory, target)
         keep_access(self._path, target / FILE_NAME)
 
     def close(self) -> None:
@@ -238,6 +265,8 @@ class SqliteStore:
         with self._write_lock, self._read_lock:
             self._closed = True
             self._reader.close()
+            while self._scanners:
+                self._scanners.pop().close()
             self._drop_writer()
             if self._lock is not None:
                 self._lock.release()
@@ -279,6 +308,23 @@ class SqliteStore:
         if connection.execute(_OBJECTS).fetchall() != expected:
             raise DamagedError(f"{self._path}: its schema is not the one that Cairn makes")
 
+    def _require_there(self) -> None:
+        if self._path.is_file():
+            return
+        is_left_over = self._directory.is_dir() and occupied(self._directory)
+        if self._path.is_file():  # it has just been created
+            return
+        raise (
+            DamagedError(f"{self._directory} is there, but {FILE_NAME} is not in it")
+            if is_left_over
+            else NotFoundError(f"there is no ledger at {self._directory}")
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise ReadOnlyError(f"{self._directory} is closed")
+        self._require_own_process()
+
     def _require_own_process(self) -> None:
         """Refuse what SQLite forbids: to use a connection on both sides of a fork."""
         if os.getpid() != self._process:
@@ -294,9 +340,7 @@ class SqliteStore:
             self._writer = None
 
     def _open(self, mode: str) -> sqlite3.Connection:
-        if self._closed:
-            raise ReadOnlyError(f"{self._directory} is closed")
-        self._require_own_process()
+        self._require_open()
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"
         with reading(self._path):
             connection = sqlite3.connect(
@@ -327,6 +371,15 @@ class SqliteStore:
             self._require_own_process()
             row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
         return row
+
+    def _index_hashes(self, connection: sqlite3.Connection) -> None:
+        query = "SELECT first, hashes FROM runs WHERE first > ? ORDER BY first"
+        with closing(connection.execute(query, (self._hashes_read,))) as rows:
+            while runs := rows.fetchmany(RUN_BLOCKS):
+                for row in runs:
+                    self._typed(row, int, bytes)
+                self._hash_index.add(runs)
+                self._hashes_read = runs[-1][0]
 
     def _next_runs(
         self, least: int, stop: int, end: int, connection: sqlite3.Connection
@@ -380,15 +433,6 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
     remembered = [(key, places.start, len(places)) for key, places in keys.items()]
     connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", remembered)
     connection.execute("COMMIT")
-
-
-def _find(connection: sqlite3.Connection, block_hash: bytes) -> int | None:
-    query = "SELECT first, hashes FROM runs WHERE instr(hashes, ?)"
-    for first, hashes in connection.execute(query, (block_hash,)):
-        for at in range(0, len(hashes), HASH_BYTES):
-            if hashes[at : at + HASH_BYTES] == block_hash:
-                return int(first) + at // HASH_BYTES
-    return None
 
 
 def _row(run: Segment) -> tuple[object, ...]:
