@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cairn.api.docs import STYLE_SOURCE
 from cairn.api.problems import ProblemError, bad_request
 
-_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]]+))(?::[0-9]{1,5})?")
+_HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([^:\[\]]+))(?::[0-9]{1,5})?")
 """An IPv6 address, or a name or IPv4 address; and a port."""
 SAFE: Final = {"GET", "HEAD"}
 OPEN: Final = {"/health"}

@@ -1,0 +1,51 @@
+"""What must hold of answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx
+
+from cairn.api.guard import HEADERS
+from tests.api.servers import Answer
+
+PROBLEM: Final = "application/problem+json"
+PREFIX: Final = "urn:cairn:problem:"
+
+
+def problem(answer: httpx.Response | Answer, status: int, slug: str) -> dict[str, Any]:
+    """Check that this is the problem `slug` (RFC 9457), guarded as every answer; return it."""
+    found, body = _parts(answer)
+    assert found == status, body[:300]
+    assert answer.headers["content-type"] == PROBLEM
+    value = json.loads(body)
+    assert list(value)[:4] == ["type", "title", "status", "detail"]
+    assert value["type"] == PREFIX + slug, value
+    assert value["status"] == status
+    assert value["title"]
+    assert value["detail"]
+    assert len(body) < 4096, "an error needs no more words than that"
+    for member in ("title", "detail", "type", "reason", "path"):
+        assert isinstance(value.get(member, ""), str)
+    guarded(answer.headers)
+    if status == 401:
+        assert answer.headers["www-authenticate"].split()[0] == "Bearer"
+    if status == 503:
+        assert int(answer.headers["retry-after"]) > 0
+    return dict(value)
+
+
+def guarded(headers: Mapping[str, str]) -> None:
+    """Check that a browser is told what it may do with this answer."""
+    for name, value in HEADERS.items():
+        assert headers.get(name.lower()) == value, f"{name}: {headers.get(name.lower())}"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "server" not in headers
+
+
+def _parts(answer: httpx.Response | Answer) -> tuple[int, bytes]:
+    if isinstance(answer, Answer):
+        return answer.status, answer.body
+    return answer.status_code, answer.content
