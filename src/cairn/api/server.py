@@ -140,15 +140,18 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         await asyncio.sleep(SETTLE_SECONDS)
-        asyncio.get_running_loop().call_later(GRACE_SECONDS, self._hang_up)
+        leaving = asyncio.create_task(self._leave())
         await super().shutdown(sockets)
+        leaving.cancel()
 
-    def _hang_up(self) -> None:
+    async def _leave(self) -> None:
         """Leave those who have not sent their request yet, or do not read its answer."""
-        for connection in list(self.server_state.connections):
-            assert isinstance(connection, Connection)
-            if connection.keeps_waiting:
-                connection.transport.abort()
+        while True:
+            await asyncio.sleep(GRACE_SECONDS)
+            for connection in list(self.server_state.connections):
+                assert isinstance(connection, Connection)
+                if connection.keeps_waiting:
+                    connection.transport.abort()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -28,6 +28,7 @@ def validate_store(
     total: Summary | None = None
     ends: list[Failure] = []
     try:
+        end = store.end()  # before the head: what is appended meanwhile is not past it
         head = store.head()
         for segment in store.scan(0, head.length):
             summary = validate(segment, hasher, limits, every=every)
@@ -38,7 +39,7 @@ def validate_store(
             if total.failures and not every:
                 break
         else:
-            ends += _check_head(head, total.stop if total else 0, store.end(), total)
+            ends += _check_head(head, total.stop if total else 0, end, total)
     except DamagedError as error:
         at = total.stop if total else 0
         ends.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
@@ -59,14 +60,13 @@ def require_sound_ends(store: Store, hasher: Hasher, limits: Limits) -> None:
     Raises:
         InvalidChainError: which block, which rule.
     """
-    head = store.head()
+    end, head = store.end(), store.head()
     last: Summary | None = None
     for at in dict.fromkeys((0, head.length - 1)):
         for segment in store.scan(at, at + 1):
             last = validate(segment, hasher, limits)
             for failure in last.failures:
                 raise InvalidChainError(failure)
-    end = store.end()
     stop = last.stop if last and last.stop == head.length else min(end, head.length - 1)
     for failure in _check_head(head, stop, end, last):
         raise InvalidChainError(failure)

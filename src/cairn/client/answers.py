@@ -1,0 +1,225 @@
+"""What the answers of a node mean. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from cairn.client.errors import BadAnswerError, NodeError, NotPermittedError, RefusedEntryError
+from cairn.client.wire import ENCODER, MAX_ANSWER, Answer, Request
+from cairn.core.block import Block
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    EntryError,
+    FormatError,
+    KeyReusedError,
+    NoSuchBlockError,
+)
+from cairn.report import Report
+
+PROBLEM: Final = "urn:cairn:problem:"
+"""What the types of all problems of a node begin with."""
+SHOWN_BYTES: Final = 200
+"""Bytes of an answer that an error shows, where it has no problem details."""
+
+
+def read_block(request: Request, answer: Answer) -> Block:
+    """Return the block that the answer shows, valid or not.
+
+    Raises:
+        CairnError: the answer is another; see `refusal`.
+    """
+    return to_block(request, _value(request, answer))
+
+
+def read_recorded(request: Request, answer: Answer) -> Block:
+    """Return the block that `request` was recorded in.
+
+    Raises:
+        BadAnswerError: the block holds something else, or its hashes are not of what it holds.
+        CairnError: as for `read_block`.
+    """
+    block = read_block(request, answer)
+    ids = [entry.id for entry in block.entries]
+    if block.data_json() != request.body or ids != [block.header.data_root]:
+        raise bad_answer(request, f"acknowledges something else: {block!r:.{SHOWN_BYTES}}")
+    if block.header.hash != block.stored_hash:
+        raise bad_answer(request, f"acknowledges a block whose hash is not {block.hash}")
+    return block
+
+
+def read_range(request: Request, answer: Answer, count: int) -> range:
+    """Return the positions of `count` values that were recorded together.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    value = _object(request, _value(request, answer))
+    first, last = value.get("first"), value.get("last")
+    if type(first) is int and type(last) is int and value.get("count") == count:
+        positions = range(first, last + 1)
+        if len(positions) == count:
+            return positions
+    raise bad_answer(request, f"acknowledges {value!r:.{SHOWN_BYTES}} for {count} values")
+
+
+def read_report(request: Request, answer: Answer) -> Report:
+    """Return what validation found.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    value = _object(request, _value(request, answer))
+    try:
+        report = Report.from_value(value)
+    except FormatError as error:
+        raise bad_answer(request, str(error)) from error
+    numbers = (report.blocks, report.bytes, report.seconds)
+    if type(value["valid"]) is not bool or not {int, float}.issuperset(map(type, numbers)):
+        raise bad_answer(request, f"not a report: {value!r:.{SHOWN_BYTES}}")
+    return report
+
+
+class Page(NamedTuple):
+    """A page of blocks."""
+
+    views: list[Any]
+    """Parsed, but not looked at."""
+    next: str | None
+    """The path and query of the page that follows."""
+    length: int = 0
+    """Blocks in the ledger; only a page of the chain says it."""
+
+
+def read_chain(request: Request, answer: Answer) -> Page:
+    """Return a page of the chain.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    value = _object(request, _value(request, answer))
+    length = value.get("length")
+    if type(length) is not int or length < 1:
+        raise bad_answer(request, f"a ledger of {length!r:.{SHOWN_BYTES}} blocks")
+    return _page(request, value, "chain")._replace(length=length)
+
+
+def read_found(request: Request, answer: Answer) -> Page:
+    """Return a page of blocks that were found.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    return _page(request, _object(request, _value(request, answer)), "blocks")
+
+
+def _page(request: Request, value: dict[str, Any], name: str) -> Page:
+    """Return a page, the blocks of which are in the member `name`.
+
+    Of the address of the next one only the query is taken, so that no node can send a client, and
+    its token, anywhere else.
+    """
+    views, following = value.get(name), value.get("next")
+    if not (isinstance(views, list) and isinstance(following, str | None)):
+        raise bad_answer(request, f"not a page of blocks: {value!r:.{SHOWN_BYTES}}")
+    if following is not None:
+        path = request.path.partition("?")[0]
+        following = f"{path}?{following.partition('#')[0].partition('?')[2]}"
+        if following == request.path:
+            raise bad_answer(request, "a page that is followed by itself")
+    return Page(views, following)
+
+
+def to_block(request: Request, view: object) -> Block:
+    """Return the block that a parsed view shows, valid or not.
+
+    Raises:
+        BadAnswerError: it is not a view of a block.
+    """
+    try:
+        return Block.from_view(view, encode=ENCODER.value)
+    except (FormatError, EntryError) as error:
+        raise bad_answer(request, f"not a block: {error}") from error
+
+
+def slug(answer: Answer) -> str:
+    """Return the name of the problem that an answer reports, or an empty string."""
+    return str(_problem(answer).get("type", "")).removeprefix(PROBLEM)
+
+
+def refusal(request: Request, answer: Answer) -> CairnError:
+    """Return the error that an answer means, that is not what was asked for."""
+    problem = _problem(answer)
+    detail = str(problem.get("detail") or problem.get("title") or "")
+    match slug(answer):
+        case "bad-entry":
+            return _refused_entry(problem, detail)
+        case "key-reused":
+            return KeyReusedError(detail)
+        case "no-such-block":
+            return NoSuchBlockError(detail)
+        case "damaged":
+            return DamagedError(detail)
+    if answer.status == 413 and request.body:  # also from what stands between, in its own words
+        return _refused_entry(problem, detail or f"{len(request.body)} bytes are too large")
+    if answer.status in range(300, 400):
+        detail = f"redirected to {answer.headers.get('Location', 'nowhere')!r:.{SHOWN_BYTES}}"
+    kind = NotPermittedError if answer.status in (401, 403, 421) else NodeError
+    shown = detail or repr(answer.body[:SHOWN_BYTES])
+    message = f"{request} was answered with {answer.status}: {shown}"
+    return kind(message, status=answer.status, problem=problem)
+
+
+def bad_answer(request: Request, what: str) -> BadAnswerError:
+    """Return the error for an answer that is none."""
+    return BadAnswerError(f"{request} was answered with what no node says: {what}")
+
+
+def parse_json(request: Request, text: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Not by `core.canonical.parse`, as orjson is several times as fast: they differ only in texts
+    that are not canonical, and that is for the rules to find, by the hashes.
+
+    Raises:
+        BadAnswerError: it is none, or larger than any answer may be.
+    """
+    if len(text) > MAX_ANSWER:
+        raise bad_answer(request, f"more than {MAX_ANSWER} bytes")
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise bad_answer(request, f"{text[:SHOWN_BYTES]!r}, not JSON: {error}") from error
+
+
+def _value(request: Request, answer: Answer) -> Any:
+    """Return the JSON value of an answer that is what was asked for."""
+    if answer.status not in (200, 201):
+        raise refusal(request, answer)
+    return parse_json(request, answer.body)
+
+
+def _object(request: Request, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise bad_answer(request, f"not an object: {value!r:.{SHOWN_BYTES}}")
+    return value
+
+
+def _problem(answer: Answer) -> dict[str, Any]:
+    """Return the problem details of an answer; nothing where it has none, or is too large."""
+    try:
+        problem = orjson.loads(answer.body) if len(answer.body) <= MAX_ANSWER else None
+    except orjson.JSONDecodeError:
+        return {}
+    return problem if isinstance(problem, dict) else {}
+
+
+def _refused_entry(problem: Mapping[str, Any], detail: str) -> RefusedEntryError:
+    error = RefusedEntryError(str(problem.get("reason") or detail), str(problem.get("path") or ""))
+    line = problem.get("line")
+    if type(line) is int and line >= 1:
+        error.position = line - 1
+    return error

@@ -1,0 +1,105 @@
+"""What a client can ask of a node, as steps that a driver carries out (see `retry`). No I/O."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from cairn.client import answers, wire
+from cairn.client.errors import NodeError
+from cairn.client.retry import Steps, Tries, answered
+from cairn.client.wire import Answer, Request
+from cairn.core.block import Block
+from cairn.core.errors import DamagedError, EntryError, NoSuchBlockError, OutcomeUnknownError
+from cairn.core.header import LIMIT_63
+from cairn.core.merkle import HASH_BYTES
+from cairn.report import Report
+
+KEY_BYTES: Final = 16
+"""128 random bits: no two appends of anyone have the same key by chance."""
+VALIDATION_SECONDS: Final = 3600.0
+"""How long a node may be silent while it validates: it reads everything that it holds."""
+
+T = TypeVar("T")
+Read = Callable[[Request, Answer], T]
+"""What makes sense of the answer to a request; it raises what else the answer means."""
+
+
+class Calls:
+    """The requests of one client, each tried again until `patience` seconds have passed."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+
+    def append(self, text: bytes, key: str | None) -> Steps[Block]:
+        """Record one canonical JSON text."""
+        request = wire.post("/block", [text], _or_random(key))
+        return self._record(request, answers.read_recorded)
+
+    def append_all(self, texts: Sequence[bytes], key: str | None) -> Steps[range]:
+        """Record canonical JSON texts, all or nothing; return their positions."""
+        if not texts:
+            raise EntryError("there is no value to record")
+        request = wire.post("/blocks", texts, _or_random(key))
+        return self._record(request, lambda r, a: answers.read_range(r, a, len(texts)))
+
+    def get(self, index: int) -> Steps[Block]:
+        """Read the block at `index`, which counts from the end where it is negative."""
+        if index == -1:
+            return (yield from self.read(wire.get("/head"), answers.read_block))
+        position = index if index >= 0 else index + (yield from self.length())
+        if not 0 <= position < LIMIT_63:
+            raise NoSuchBlockError(f"there is no block {index}")
+        return (yield from self.read(wire.get(f"/blocks/{position}"), answers.read_block))
+
+    def find(self, block_hash: str) -> Steps[Block | None]:
+        """Read the block with this hash, if there is one."""
+        try:
+            raw = bytes.fromhex(block_hash)
+        except ValueError:
+            return None
+        if len(raw) != HASH_BYTES:
+            return None
+        try:
+            return (yield from self.read(wire.get(f"/blocks/{raw.hex()}"), answers.read_block))
+        except NoSuchBlockError:
+            return None
+
+    def length(self) -> Steps[int]:
+        """Read how many blocks there are: on a page of genesis, as the head may be large."""
+        request = wire.get("/", {"start": "0", "limit": "1"})
+        return (yield from self.read(request, answers.read_chain)).length
+
+    def validate(self) -> Steps[Report]:
+        """Have the node validate what it holds."""
+        request = replace(wire.get("/validate"), read_seconds=VALIDATION_SECONDS)
+        return self.read(request, answers.read_report)
+
+    def read(self, request: Request, read: Read[T]) -> Steps[T]:
+        """Ask for something, and return what `read` makes of the answer."""
+        return read(request, (yield from answered(request, Tries(self.patience))))
+
+    def _record(self, request: Request, read: Read[T]) -> Steps[T]:
+        """Have something recorded.
+
+        Raises:
+            OutcomeUnknownError: it may be recorded, for all that the node has answered.
+        """
+        tries = Tries(self.patience)
+        try:
+            answer = yield from answered(request, tries)
+            tries.note(answer)
+            return read(request, answer)
+        except (NodeError, DamagedError) as error:
+            if not tries.maybe_done:
+                raise
+            raise OutcomeUnknownError(
+                f"{error}; whether it is recorded is not known: the same again with the key "
+                f"{request.headers['Idempotency-Key']!r} cannot record it twice"
+            ) from error
+
+
+def _or_random(key: str | None) -> str:
+    return secrets.token_hex(KEY_BYTES) if key is None else key

@@ -1,0 +1,94 @@
+"""Reading many blocks, a page at a time. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+
+from cairn.client import wire
+from cairn.client.answers import Page, bad_answer, read_chain, read_found, to_block
+from cairn.client.calls import Calls, Read
+from cairn.client.retry import Steps
+from cairn.core.block import Block
+from cairn.core.errors import NoSuchBlockError
+
+PAGE_BLOCKS: Final = 1000
+"""Blocks in a page: the most that a node gives. It ends a page sooner where blocks are large."""
+
+
+class Pages:
+    """Blocks that come in pages: take each `turn` until `done`."""
+
+    def __init__(self, calls: Calls, path: str, query: dict[str, str], read: Read[Page]) -> None:
+        """Begin at `path`, and follow what the answers call the next; `read` reads each."""
+        self.done = False
+        self._calls = calls
+        self._request = wire.get(path, query)
+        self._read = read
+
+    def turn(self) -> Steps[Iterator[Block]]:
+        """Read the next page; return its blocks, of which there may be none."""
+        request = self._request
+        page = yield from self._calls.read(request, self._read)
+        views = self._take(page)
+        if page.next is None:
+            self.done = True
+        else:
+            self._request = wire.get(page.next)
+        return (to_block(request, view) for view in views)
+
+    def _take(self, page: Page) -> list[Any]:
+        """Return those blocks of the page that are wanted."""
+        return page.views
+
+
+class Search(Pages):
+    """The blocks that a node finds; the times are RFC 3339, or datetimes with a zone."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        since: str | datetime | None,
+        until: str | datetime | None,
+        contains: str | None,
+    ) -> None:
+        asked = {"since": since, "until": until, "contains": contains}
+        query = {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in asked.items()
+            if value is not None
+        }
+        super().__init__(calls, "/blocks", query | {"limit": str(PAGE_BLOCKS)}, read_found)
+
+
+class Scan(Pages):
+    """The blocks from `start` to `stop`, or to the end that is there when the first page is."""
+
+    def __init__(self, calls: Calls, start: int, stop: int | None) -> None:
+        limit = PAGE_BLOCKS if stop is None else min(PAGE_BLOCKS, stop - start)
+        super().__init__(calls, "/", {"start": str(start), "limit": str(limit)}, read_chain)
+        self.done = limit <= 0
+        self._start, self._stop = start, stop
+        self._left: int | None = None  # until the first page says how many there are
+
+    def turn(self) -> Steps[Iterator[Block]]:
+        """Read the next page; from a start past the end on there is nothing, as for a ledger."""
+        try:
+            return (yield from super().turn())
+        except NoSuchBlockError:
+            if self._left is not None:
+                raise
+            self.done = True
+            return iter(())
+
+    def _take(self, page: Page) -> list[Any]:
+        if self._left is None:
+            stop = page.length if self._stop is None else min(self._stop, page.length)
+            self._left = max(0, stop - self._start)
+        views = page.views[: self._left]
+        self._left -= len(views)
+        self.done = self._left == 0
+        if page.next is None and not self.done:
+            raise bad_answer(self._request, f"the last page, {self._left} blocks before the end")
+        return views
