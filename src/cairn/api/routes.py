@@ -128,7 +128,7 @@ async def read_chain(
 ) -> BlockPage:
     """Read the chain, from genesis on."""
     ledger, node = service.node.ledger, service.node
-    length = _require_place(start, node.length)
+    length = await _require_place(node, start)
 
     def find(at: int, most: int, seconds: float) -> Page:
         return find_blocks(ledger, start=at, stop=length, limit=most, seconds=seconds)
@@ -162,7 +162,7 @@ async def search_blocks(
     ledger, node = service.node.ledger, service.node
     if cursor is None:
         cursor = 0 if since is None else await node.search(lambda: first_at(ledger, since))
-    _require_place(cursor, node.length)
+    await _require_place(node, cursor)
 
     def find(at: int, most: int, seconds: float) -> Page:
         return find_blocks(
@@ -180,8 +180,11 @@ async def search_blocks(
     )
 
 
-def _require_place(start: int, length: int) -> int:
+async def _require_place(node: Node, start: int) -> int:
     """Return the length, if a page may start there: the end is an empty page."""
+    length = node.length
+    if start > length:  # who has read the store may know of blocks a moment before us
+        length = await node.read(lambda: len(node.ledger))
     if start > length:
         raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
     return length
@@ -226,15 +229,15 @@ async def follow_blocks(
 
     An event has the block's index as its id, and the block as its data.
     """
-    length = service.node.length
     if last_event_id is not None:
         start = last_event_id + 1
-    _require_place(length if start is None else start, length)
+    elif start is None:
+        start = service.node.length
+    await _require_place(service.node, start)
     if request.method == "HEAD":
         return Response(media_type=EVENTS)
     headers = {"X-Accel-Buffering": "no"}  # nginx would hold blocks back
-    events = _events(service, length if start is None else start)
-    return StreamingResponse(events, headers=headers, media_type=EVENTS)
+    return StreamingResponse(_events(service, start), headers=headers, media_type=EVENTS)
 
 
 async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
