@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "report": {"core"},
     "ledger": {"ledger", "core", "encoding", "report", "hashing", "store"},
     "client": {"client", "core", "encoding", "report"},
-    "logging": {"core", "encoding", "ledger", "client"},
+    "logging": {"logging", "core", "encoding", "ledger", "client"},
     "lab": {"lab", "core", "store", "ledger"},
     "node": {"node", "core", "report", "store", "ledger"},
     "api": {"api", "core", "encoding", "report", "ledger", "lab", "node"},

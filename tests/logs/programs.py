@@ -232,9 +232,9 @@ def looks_at_the_signal(target: str) -> None:
 
 def never_gets_it_recorded(target: str) -> None:
     """The disk takes longer than a process may take to die."""
-    import cairn.logging
+    import cairn.logging.process
 
-    vars(cairn.logging)["FLUSH_SECONDS"] = 0.5
+    vars(cairn.logging.process)["FLUSH_SECONDS"] = 0.5
     add(Slow(Ledger.open(target), 60))
     several()
     idle()

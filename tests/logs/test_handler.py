@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-import cairn.logging
+import cairn.logging.handler
+import cairn.logging.queue
 from cairn import Genesis, Ledger, Limits, LockedError, OutcomeUnknownError, UsageError
 from cairn.core.block import rfc3339
 from cairn.logging import LedgerHandler, Target
@@ -45,7 +46,7 @@ def attach() -> Iterator[Attach]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cairn.logging, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(cairn.logging.handler, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 def fill(logger: logging.Logger, target: Gated, count: int) -> None:
@@ -147,7 +148,7 @@ def test_a_gap_is_recorded_where_records_are_missing(attach: Attach) -> None:
 def test_a_queue_of_large_entries_is_full_too(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cairn.logging, "QUEUE_BYTES", 1500)
+    monkeypatch.setattr(cairn.logging.queue, "QUEUE_BYTES", 1500)
     target = Gated()
     logger, handler = attach(target, wait=0)
     fill(logger, target, 1)
@@ -269,9 +270,9 @@ def test_recording_goes_on_when_the_report_of_an_error_fails(attach: Attach) -> 
 
 def test_pauses_grow_between_tries(attach: Attach, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
-    monkeypatch.setattr(cairn.logging, "LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(cairn.logging.handler, "LONGEST_PAUSE_SECONDS", 0.02)
     pauses: list[float] = []
-    monkeypatch.setattr(cairn.logging._Queue, "pause", lambda _, s: pauses.append(s))
+    monkeypatch.setattr(cairn.logging.queue.Queue, "pause", lambda _, s: pauses.append(s))
     logger, handler = attach(Failing([OSError()] * 8))
     logger.info("0")
     assert handler.flush()
@@ -342,7 +343,7 @@ def test_close_records_what_is_queued_and_then_lets_nothing_in(
 def test_close_reports_what_it_could_not_record(
     attach: Attach, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cairn.logging, "FLUSH_SECONDS", 0.1)
+    monkeypatch.setattr(cairn.logging.queue, "FLUSH_SECONDS", 0.1)
     logger, handler = attach(Failing(OSError(5, "I/O error") for _ in iter(int, 1)))
     for _ in range(7):
         logger.info("x")
@@ -355,8 +356,8 @@ def test_close_reports_what_it_could_not_record(
 def test_at_exit_flush_and_close_do_not_wait_twice(
     attach: Attach, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cairn.logging, "STOP_SECONDS", 0.05)
-    monkeypatch.setattr(cairn.logging, "FLUSH_SECONDS", 1.0)
+    monkeypatch.setattr(cairn.logging.handler, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(cairn.logging.queue, "FLUSH_SECONDS", 1.0)
     target = Gated()
     logger, handler = attach(target)
     fill(logger, target, 3)
@@ -388,7 +389,7 @@ def test_an_application_never_sees_an_error(
     attach: Attach, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger, handler = attach(Memory())
-    monkeypatch.setattr(cairn.logging, "_entry", lambda *_: 1 / 0)
+    monkeypatch.setattr(cairn.logging.handler, "entry_of", lambda *_: 1 / 0)
     logger.info("hello")
     assert "ZeroDivisionError" in capsys.readouterr().err
     assert handler.flush()

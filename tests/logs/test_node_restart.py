@@ -93,7 +93,7 @@ def test_all_is_there_once_and_in_order_when_the_node_was_restarted_meanwhile(
 def test_a_node_that_comes_late_gets_what_was_logged_before(
     node: Node, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cairn.logging.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("cairn.logging.handler.PATIENCE_SECONDS", 0.1)
     node.directory.with_name("tokens").write_text(TOKEN)
     node.options = ["--token-file", str(node.directory.with_name("tokens"))]
     logger, handler = logging.Logger("test"), LedgerHandler(node.url, token=TOKEN)
