@@ -28,7 +28,6 @@ def validate_store(
     total: Summary | None = None
     ends: list[Failure] = []
     try:
-        end = store.end()  # before the head: what is appended meanwhile is not past it
         head = store.head()
         for segment in store.scan(0, head.length):
             summary = validate(segment, hasher, limits, every=every)
@@ -39,7 +38,7 @@ def validate_store(
             if total.failures and not every:
                 break
         else:
-            ends += _check_head(head, total.stop if total else 0, end, total)
+            ends += _check_end(store, head, total.stop if total else 0, total)
     except DamagedError as error:
         at = total.stop if total else 0
         ends.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
@@ -60,29 +59,32 @@ def require_sound_ends(store: Store, hasher: Hasher, limits: Limits) -> None:
     Raises:
         InvalidChainError: which block, which rule.
     """
-    end, head = store.end(), store.head()
+    head = store.head()
     last: Summary | None = None
     for at in dict.fromkeys((0, head.length - 1)):
         for segment in store.scan(at, at + 1):
             last = validate(segment, hasher, limits)
             for failure in last.failures:
                 raise InvalidChainError(failure)
-    stop = last.stop if last and last.stop == head.length else min(end, head.length - 1)
-    for failure in _check_head(head, stop, end, last):
+    whole = last and last.stop == head.length
+    stop = head.length if whole else min(store.end(), head.length - 1)
+    for failure in _check_end(store, head, stop, last):
         raise InvalidChainError(failure)
 
 
-def _check_head(head: Head, stop: int, end: int, last: Summary | None) -> Iterator[Failure]:
+def _check_end(store: Store, head: Head, stop: int, last: Summary | None) -> Iterator[Failure]:
     """Yield how the stored chain does not end where the store has recorded that it does.
 
-    `stop` is where what was read ends, `end` where what is stored does.
+    `stop` is where what was read ends.
     """
+    end = store.end()  # before the head is looked at again: there may be appends meanwhile
+    length = store.head().length
     if stop < max(head.length, 1):
         meaning = "blocks are missing at the end" if stop > 0 else "genesis is missing"
         yield rules.failure(max(stop, 0), "head", Broken(head.length, max(stop, 0), meaning))
-    elif end > head.length:
+    elif end > length:
         meaning = "there are blocks past the recorded end"
-        yield rules.failure(head.length, "head", Broken(head.length, end, meaning))
+        yield rules.failure(length, "head", Broken(length, end, meaning))
     elif last and last.last_hash != head.hash:
         meaning = "the last block is not the one recorded as head"
         broken = Broken(head.hash.hex(), last.last_hash.hex(), meaning)
