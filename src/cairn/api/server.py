@@ -91,6 +91,8 @@ def serve(
         url = f"http://{_authority(listener)}"
         server = _Server(config, node, crowd, partial(ready, url, ledger))
         server.run(sockets=[listener])
+    if server.failure is not None:
+        raise server.failure
     if server.interrupted:
         raise KeyboardInterrupt
 
@@ -110,6 +112,7 @@ class _Server(uvicorn.Server):
         self._node = node
         self._crowd = crowd
         self._ready = ready
+        self.failure: Exception | None = None
         self.interrupted = False  # by Ctrl-C, and not by who manages services
 
     @contextmanager
@@ -131,7 +134,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._ready()
+        try:
+            self._ready()
+        except Exception as error:  # nobody can be told where we are: stop, but stop well
+            self.failure = error
+            self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._node.stop()  # who follows would keep us waiting
