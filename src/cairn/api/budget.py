@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
@@ -50,12 +51,15 @@ class Answer(Response):
     """A response that may be large: sent as fast as it is read, and held within a budget."""
 
     def __init__(
-        self, content: str | bytes, media_type: str, budget: Budget, *, must: bool = False
+        self, content: str | bytes, media_type: str, budget: Budget, *, created: str | None = None
     ) -> None:
-        """Take it from `budget`; even past its limit where it `must` be sent."""
-        super().__init__(content, media_type=media_type)
+        """Take it from `budget`; even past its limit if it tells where something was `created`."""
+        if created is None:
+            super().__init__(content, media_type=media_type)
+        else:
+            super().__init__(content, HTTPStatus.CREATED, {"Location": created}, media_type)
         self._budget = budget
-        self._must = must
+        self._must = created is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""

@@ -98,8 +98,8 @@ async def append_block(
         canonical = await service.canonical(body, canonical_text)
         block = await service.node.append(Append((canonical,), idempotency_key))
         # What is recorded is not refused any more, for want of memory or anything else.
-        answer = Answer(block.to_json(fresh=True), JSON, service.budget, must=True)
-    return _created(answer, block.index)
+        view, place = block.to_json(fresh=True), f"/blocks/{block.index}"
+    return Answer(view, JSON, service.budget, created=place)
 
 
 async def append_blocks(
@@ -111,13 +111,7 @@ async def append_blocks(
         last = await service.node.append(Append(lines, idempotency_key))
     first = last.index - len(lines) + 1
     recorded = {"count": len(lines), "first": first, "last": last.index, "hash": last.hash}
-    return _created(Response(json.dumps(recorded), media_type=JSON), first)
-
-
-def _created(response: Response, index: int) -> Response:
-    response.status_code = HTTPStatus.CREATED
-    response.headers["Location"] = f"/blocks/{index}"
-    return response
+    return Answer(json.dumps(recorded), JSON, service.budget, created=f"/blocks/{first}")
 
 
 # Reading

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +31,16 @@ VIEW_KEYS: Final = (
     "header",
 )
 """The members of a block's JSON view, in order; the five facts of a block come first."""
-_VIEW: Final = "{" + ", ".join(f'"{key}": %({key})s' for key in VIEW_KEYS) + "}"
+_BARE: Final = {"index", "data", "count", "size", "salt"}
+_VIEW: Final = (
+    "{"
+    + ", ".join(
+        f'"{key}": %({key})s' if key in _BARE else f'"{key}": "%({key})s"' for key in VIEW_KEYS
+    )
+    + "}"
+)
+"""The view on one line, to be filled: in what is quoted here there is nothing to escape."""
+_LABELS: Final = {int(kind): kind.label for kind in Kind}
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,10 +108,7 @@ class Block:
     @property
     def kind(self) -> str:
         """`value`, `batch` or `record`; the number where it is none of these (damage)."""
-        try:
-            return Kind(self.header.kind).label
-        except ValueError:
-            return str(self.header.kind)
+        return _LABELS.get(self.header.kind) or str(self.header.kind)
 
     @property
     def is_batch(self) -> bool:
@@ -127,14 +134,13 @@ class Block:
                 self.data  # noqa: B018 - so that the line is JSON whatever was stored
         except (UnicodeDecodeError, EntryError) as error:
             raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
+        facts = self._facts()
         # White space in stored JSON that is not canonical must not end the line.
-        parts = {"data": data if fresh else data.replace("\n", " ").replace("\r", " ")}
-        for key, value in self._facts().items():  # in which there is nothing to escape
-            if isinstance(value, str):
-                parts[key] = f'"{value}"'
-            else:
-                parts[key] = str(value).replace("'", '"')
-        return _VIEW % parts
+        facts["data"] = data if fresh else data.replace("\n", " ").replace("\r", " ")
+        facts["salt"] = (
+            str(facts["salt"]).replace("'", '"') if self.is_batch else f'"{facts["salt"]}"'
+        )
+        return _VIEW % facts
 
     @classmethod
     def from_view(cls, view: object, *, encode: Callable[[object], bytes] = canonical) -> Block:
@@ -166,20 +172,22 @@ class Block:
 
     def _facts(self) -> dict[str, Any]:
         """Every member of the JSON view but `data`."""
+        header = self.header
+        packed = header.pack().hex()
         salts = [entry.salt.hex() for entry in self.entries]
         return {
-            "index": self.index,
+            "index": header.index,
             "timestamp": self.timestamp,
             "previous_hash": self.previous_hash,
             "hash": self.hash,
             "kind": self.kind,
-            "count": self.header.count,
-            "size": self.header.size,
-            "data_root": self.header.data_root.hex(),
-            "bits": f"{self.header.bits:08x}",
-            "nonce": f"{self.header.nonce:016x}",
+            "count": header.count,
+            "size": header.size,
+            "data_root": header.data_root.hex(),
+            "bits": packed[8:16],
+            "nonce": packed[-16:],
             "salt": salts if self.is_batch else salts[0],
-            "header": self.header.pack().hex(),
+            "header": packed,
         }
 
     def __repr__(self) -> str:
@@ -190,6 +198,7 @@ class Block:
         )
 
 
+@lru_cache(maxsize=16)
 def rfc3339(microseconds: int) -> str:
     """Return a timestamp in µs since the Unix epoch as RFC 3339 UTC, six decimals and `Z`.
 

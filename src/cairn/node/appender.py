@@ -35,8 +35,8 @@ class Appender:
         self._ledger = ledger
         self._committed = committed
         self._loop = asyncio.get_running_loop()
-        self._asked: list[_Asked] = []  # in this round of the event loop
-        self._queue: SimpleQueue[list[_Asked] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._bug: BaseException | None = None  # which ended the thread
         self._thread = Thread(target=self._run, name="cairn-appender", daemon=True)
         self._thread.start()
 
@@ -47,9 +47,9 @@ class Appender:
             CairnError: as for `Ledger.append`.
         """
         future = self._loop.create_future()
-        self._asked.append((append, future))
-        if len(self._asked) == 1:
-            self._loop.call_soon(self._hand_over)
+        self._queue.put((append, future))
+        if self._bug is not None:
+            self._fail_queued()
         await future
         return append.result()
 
@@ -59,25 +59,20 @@ class Appender:
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Commit what was handed over, and stop. Waits for the disk."""
+        """Commit what was asked for, and stop. Waits for the disk."""
         self._queue.put(None)
         self._thread.join()
-
-    def _hand_over(self) -> None:
-        """Give the thread all of a round at once: one by one, it would begin with the first."""
-        self._queue.put(self._asked)
-        self._asked = []
 
     def _run(self) -> None:
         open_ = True
         while open_:
-            rounds = [self._queue.get()]
+            group = [self._queue.get()]
             with suppress(Empty):
-                while sum(len(a.texts) for r in rounds for a, _ in r or ()) < COMMIT_ENTRIES:
-                    rounds.append(self._queue.get_nowait())
-            open_ = None not in rounds
-            if group := [asked for one in rounds for asked in one or ()]:
-                self._commit(group)
+                while sum(len(asked[0].texts) for asked in group if asked) < COMMIT_ENTRIES:
+                    group.append(self._queue.get_nowait())
+            open_ = None not in group
+            if asked := list(filter(None, group)):
+                self._commit(asked)
 
     def _commit(self, group: list[_Asked]) -> None:
         appends = [append for append, _ in group]
@@ -90,10 +85,21 @@ class Appender:
                 append.error = append.error or error
         except BaseException as error:
             log.exception("the writer stops: this is a bug")
-            self._loop.call_soon_threadsafe(_fail, futures, error)
-            raise
+            self._bug = error
+            for asked in group:
+                self._queue.put(asked)
+            self._loop.call_soon_threadsafe(self._fail_queued)
+            raise SystemExit from None  # of this thread
         seconds = time.perf_counter() - began
         self._loop.call_soon_threadsafe(self._answer, appends, futures, seconds)
+
+    def _fail_queued(self) -> None:
+        """Answer those whom nobody will answer any more."""
+        with suppress(Empty):
+            while True:
+                asked = self._queue.get_nowait()
+                if asked and not asked[1].done():
+                    asked[1].set_exception(RuntimeError(f"the writer stopped: {self._bug!r}"))
 
     def _answer(
         self, appends: list[Append], futures: list[asyncio.Future[None]], seconds: float
@@ -102,9 +108,3 @@ class Appender:
         for future in futures:
             if not future.done():  # who asked may have gone
                 future.set_result(None)
-
-
-def _fail(futures: list[asyncio.Future[None]], error: BaseException) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(RuntimeError(f"the writer stopped: {error!r}"))

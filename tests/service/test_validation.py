@@ -1,0 +1,195 @@
+"""Validation beside the node: it never stops appends, and never answers for what was before."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cairn import Ledger
+from cairn.lab.tampering import tamper
+from tests.service.harness import (
+    PATIENCE,
+    STOP_SECONDS,
+    Answer,
+    Server,
+    cairn,
+    hold_validation,
+    running,
+    start,
+    threads,
+    until,
+)
+
+SLOWEST = 2.0
+"""Seconds that an append may take beside a validation, with other tests on the same cores."""
+
+
+class Chosen(random.Random):
+    """Chooses the block that it is told to."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self._positions = [position]
+
+    def randrange(self, *bounds: Any) -> int:
+        return self._positions.pop() if self._positions else super().randrange(*bounds)
+
+
+def change(directory: Path, position: int) -> None:
+    assert tamper(directory, Chosen(position)).index == position
+
+
+def failed_block(answer: Answer) -> int | None:
+    assert answer.status == 200, answer
+    report = answer.value
+    assert report["valid"] == ("failed_block" not in report)
+    return int(report["failed_block"]) if "failed_block" in report else None
+
+
+def test_appends_go_on_while_a_long_ledger_is_validated(long_ledger: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    shutil.copytree(long_ledger, path)
+    took: list[tuple[float, float]] = []
+    at_once: list[int] = []
+    over = threading.Event()
+
+    def write(server: Server) -> None:
+        with server.client() as client:
+            while not over.is_set():
+                began = time.monotonic()
+                assert client.post({"at": began}).status == 201
+                took.append((began, time.monotonic() - began))
+                over.wait(0.002)
+
+    def count(server: Server) -> None:
+        while not over.is_set():
+            at_once.append(len(server.validations()))
+            over.wait(0.02)
+
+    with running(start(path)) as server:
+        with threads(lambda: write(server), 2), threads(lambda: count(server)):
+            try:
+                until(lambda: len(took) > 50)
+                began = time.monotonic()
+                with ThreadPoolExecutor(6) as pool:
+                    answers = list(pool.map(lambda _: server.get("/validate"), range(6)))
+                ended = time.monotonic()
+            finally:
+                over.set()
+        took = [one for one in took if began < one[0] < ended]
+        server.stop()
+    assert {failed_block(answer) for answer in answers} == {None}
+    assert min(answer.value["blocks"] for answer in answers) > 200_000
+    assert max(at_once) == 1, "there was more than one validation, or none was seen"
+    assert len(took) > 20 * (ended - began), "appends were hardly going on"
+    assert max(seconds for _, seconds in took) < SLOWEST
+    report = json.loads(cairn("validate", "--json", "--ledger", path).stdout)
+    with Ledger.open(path, read_only=True) as ledger:
+        assert report["blocks"] == len(ledger) >= 200_001 + len(took)
+
+
+def test_who_asks_meanwhile_shares_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    environment, gate = hold_validation(tmp_path)
+    with running(start(path, environment=environment)) as server, ThreadPoolExecutor(12) as pool:
+        first = pool.submit(server.get, "/validate")
+        until(server.validations)
+        others = [pool.submit(server.get, "/validate") for _ in range(10)]
+        with server.client() as client:
+            for step in range(20):  # the node goes on
+                assert client.post(step).status == 201
+        until(lambda: b"cairn_connections 12.0" in server.get("/metrics").body)
+        assert len(server.validations()) == 1
+        gate.touch()
+        shared = {other.result(PATIENCE).body for other in others}
+        assert len(shared) == 1
+        assert first.result(PATIENCE).body not in shared
+        assert json.loads(shared.pop())["blocks"] == 21
+        assert server.get("/validate").body != first.result().body
+
+
+def test_a_change_made_before_the_request_is_seen_though_a_run_has_all_but_ended(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger"
+    with Ledger.open(path) as ledger:
+        ledger.extend(range(10))
+    environment, gate = hold_validation(tmp_path, at_end=True)
+    with running(start(path, environment=environment)) as server, ThreadPoolExecutor(2) as pool:
+        before = pool.submit(server.get, "/validate")
+        until(Path(f"{gate}.reached").exists)
+        change(path, 5)
+        after = pool.submit(server.get, "/validate")
+        until(lambda: b"cairn_connections 3.0" in server.get("/metrics").body)
+        gate.touch()
+        assert failed_block(before.result(PATIENCE)) is None
+        assert failed_block(after.result(PATIENCE)) == 5
+
+
+def test_a_change_made_before_the_request_is_always_seen(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    with Ledger.open(path) as ledger:
+        ledger.extend(range(300))
+    over = threading.Event()
+
+    def ask(server: Server) -> None:
+        while not over.is_set():
+            server.get("/validate")
+
+    with running(start(path)) as server:
+        assert failed_block(server.get("/validate")) is None
+        with threads(lambda: ask(server)), server.client() as client:
+            try:
+                for position in (300, 299, 100, 1, 0):  # what comes first is named
+                    change(path, position)
+                    assert failed_block(client.get("/validate")) == position
+                    assert client.post("goes on").status == 201
+            finally:
+                over.set()
+
+
+def test_a_killed_validation_is_a_problem_and_the_node_lives(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    environment, gate = hold_validation(tmp_path)
+    server = start(path, environment=environment)
+    with running(server, may_log=True), ThreadPoolExecutor(2) as pool:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            asked = pool.submit(server.get, "/validate")
+            (process,) = until(server.validations)
+            os.kill(process, number)
+            answer = asked.result(PATIENCE)
+            assert (answer.status, answer.problem()) == (503, "unavailable")
+            assert answer.headers["retry-after"]
+            with server.client() as client:
+                assert client.post("goes on").status == 201
+        asked = pool.submit(server.get, "/validate")
+        (process,) = until(server.validations)
+        waits = pool.submit(server.get, "/validate")
+        until(lambda: b"cairn_connections 3.0" in server.get("/metrics").body)
+        gate.touch()
+        assert failed_block(asked.result(PATIENCE)) is None
+        assert failed_block(waits.result(PATIENCE)) is None
+        assert "came to no verdict" in server.errors()
+        assert server.stop() < STOP_SECONDS
+
+
+def test_who_asked_may_go_and_the_next_is_answered(tmp_path: Path) -> None:
+    environment, gate = hold_validation(tmp_path)
+    with running(start(tmp_path / "ledger", environment=environment)) as server:
+        for _ in range(5):
+            with server.client() as client:
+                client.send("GET", "/validate")
+                until(server.validations)
+        with server.client() as client:
+            client.send("GET", "/validate")
+            gate.touch()
+            assert failed_block(client.receive()) is None
+        until(lambda: not server.validations())
