@@ -22,6 +22,7 @@ from cairn.core.errors import (
     StoreError,
 )
 from cairn.core.rules import InvalidChainError
+from cairn.node.appender import WriterStoppedError
 
 MEDIA_TYPE: Final = "application/problem+json"
 QUOTED: Final = 300
@@ -119,6 +120,8 @@ def of_error(error: CairnError) -> ProblemError:
         case StoreError():
             log.error("%s", error)
             return unavailable("the ledger cannot be reached just now")
+        case WriterStoppedError():
+            return _bug()
     return unavailable(str(error))
 
 
@@ -148,5 +151,9 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 async def answer_bug(_request: Request, _error: Exception) -> Response:
     """Answer a bug of ours; the server logs it."""
+    return _bug().response()
+
+
+def _bug() -> ProblemError:
     detail = "this is a bug in the node; its log says more"
-    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "bug", detail).response()
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "bug", detail)

@@ -24,6 +24,10 @@ _Asked = tuple[Append, asyncio.Future[None]]
 log = logging.getLogger(__name__)
 
 
+class WriterStoppedError(CairnError):
+    """A bug has ended the writer: nothing can be appended until the node is restarted."""
+
+
 class Appender:
     """Commits appends in a thread of its own, so that the event loop never waits for the disk."""
 
@@ -45,6 +49,7 @@ class Appender:
 
         Raises:
             CairnError: as for `Ledger.append`.
+            WriterStoppedError: a bug has ended the writer.
         """
         future = self._loop.create_future()
         self._queue.put((append, future))
@@ -67,9 +72,11 @@ class Appender:
         open_ = True
         while open_:
             group = [self._queue.get()]
+            entries = 0
             with suppress(Empty):
-                while sum(len(asked[0].texts) for asked in group if asked) < COMMIT_ENTRIES:
+                while entries < COMMIT_ENTRIES:
                     group.append(self._queue.get_nowait())
+                    entries += len(group[-1][0].texts) if group[-1] else 0
             open_ = None not in group
             if asked := list(filter(None, group)):
                 self._commit(asked)
@@ -99,7 +106,7 @@ class Appender:
             while True:
                 asked = self._queue.get_nowait()
                 if asked and not asked[1].done():
-                    asked[1].set_exception(RuntimeError(f"the writer stopped: {self._bug!r}"))
+                    asked[1].set_exception(WriterStoppedError(f"the writer stopped: {self._bug!r}"))
 
     def _answer(
         self, appends: list[Append], futures: list[asyncio.Future[None]], seconds: float
