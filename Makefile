@@ -27,7 +27,8 @@ serve: $(READY)  ## run a node on http://127.0.0.1:5000; LAB=1: on a scratch cop
 	@$(BIN)/cairn serve --ledger cairn-data $(if $(LAB),--lab)
 
 test: $(READY)   ## pass the tests
-	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered tests/core
+	@$(BIN)/pytest -n 2 --dist worksteal --ignore tests/core
 
 lint: $(READY)   ## format, lint, types
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q . && $(BIN)/mypy --no-error-summary

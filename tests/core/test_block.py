@@ -205,6 +205,7 @@ def test_numbers_and_odd_characters_keep_their_exact_bytes(text: bytes) -> None:
     assert canonical(parse(text)) == text
     block = value_block(text)
     assert b'"data": ' + text + b', "previous_hash"' in block.to_json().encode()
+    assert block.to_json(fresh=True) == block.to_json()
     assert Block.from_view(view_of(block)).entries[0].canonical == text
 
 

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from cairn.core.errors import CairnError, EntryError, FormatError
+from cairn.core.errors import CairnError, EntryError, ExtendError, FormatError
 from cairn.core.rules import Failure, InvalidChainError
 
 FAILURE = Failure(3, "link", "aa", "bb", "block 3 breaks rule 'link'")
@@ -28,6 +28,12 @@ def test_an_entry_error_says_why_and_where() -> None:
     assert str(inside) == "too odd (at $.items[3])"
 
 
+def test_an_extend_error_says_where_and_why() -> None:
+    error = ExtendError(7, EntryError("too odd"))
+    assert (error.durable, error.cause.reason) == (7, "too odd")
+    assert str(error) == "item 7 is refused: too odd; the items before it are durable"
+
+
 def test_an_invalid_chain_error_carries_the_failure() -> None:
     error = InvalidChainError(FAILURE)
     assert error.failure == FAILURE
@@ -35,10 +41,16 @@ def test_an_invalid_chain_error_carries_the_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [EntryError("too odd", ".a"), FormatError("no header"), InvalidChainError(FAILURE)]
+    "error",
+    [
+        EntryError("too odd", ".a"),
+        FormatError("no header"),
+        InvalidChainError(FAILURE),
+        ExtendError(7, EntryError("too odd")),
+    ],
 )
 def test_errors_survive_copying_and_pickling(error: CairnError) -> None:
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(again) is type(error)
         assert str(again) == str(error)
-        assert vars(again) == vars(error)
+        assert str(vars(again)) == str(vars(error))
