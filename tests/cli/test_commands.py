@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from cairn import Ledger
 from cairn.cli import main
 from cairn.lab.tampering import forging
+from cairn.store.sqlite import FILE_NAME
 from tests.conftest import shared
 
 CAIRN = (sys.executable, "-m", "cairn")
@@ -97,7 +98,7 @@ def test_add_records_what_a_pipe_has_ready_before_it_waits(directory: Path) -> N
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             time.sleep(0.05)
-            if directory.exists():
+            if (directory / FILE_NAME).exists():
                 with Ledger.open(directory, read_only=True) as ledger:
                     if len(ledger) == 3:
                         break
