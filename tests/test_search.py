@@ -79,7 +79,7 @@ def test_times_are_bounds() -> None:
     times = [block.header.timestamp for block in ledger]
     for at in [0, *times, *(t + 1 for t in times), 2**62]:
         assert first_at(ledger, at) == sum(t < at for t in times)
-        before = find_blocks(ledger, until=at, limit=100)
+        before = find_blocks(ledger, stop=first_at(ledger, at), limit=100)
         assert before.places == [i for i, t in enumerate(times) if t < at]
         assert before.next is None
 

@@ -16,7 +16,8 @@ from cairn.api.bounds import PAGE_BYTES, SEARCH_SECONDS
 from cairn.api.budget import Budget, pieces
 from cairn.api.problems import ProblemError
 from cairn.core.errors import CairnError, FormatError
-from cairn.ledger.search import Page
+from cairn.ledger import Ledger
+from cairn.ledger.search import find_blocks
 
 BATCH_BLOCKS: Final = 128
 """Blocks read at once: enough to make going to a thread cheap, few enough to hold for long."""
@@ -42,13 +43,16 @@ class BlockPage:
     Damage in the middle of a page ends it early, and the next one, which begins with it, tells.
     """
 
-    find: Callable[[int, int, float], Page]
-    """Returns blocks, given where to start, how many at most, and seconds to take."""
+    ledger: Ledger
     run: Callable[[Callable[[], Batch]], Awaitable[Batch]]
     """Runs a function in a thread."""
     budget: Budget
     start: int
+    stop: int | None
+    """Where to end; None where the ledger does."""
     limit: int
+    contains: str = ""
+    """What the JSON text of a block must have in it."""
     name: str
     """Of the member that holds the blocks."""
     place: str
@@ -92,7 +96,14 @@ class BlockPage:
         """Read a batch, and hold it within the budget."""
 
         def read() -> Batch:
-            found = self.find(at, min(most, BATCH_BLOCKS), deadline - time.monotonic())
+            found = find_blocks(
+                self.ledger,
+                start=at,
+                stop=self.stop,
+                contains=self.contains,
+                limit=min(most, BATCH_BLOCKS),
+                seconds=deadline - time.monotonic(),
+            )
             views: list[bytes] = []
             following = found.next
             try:

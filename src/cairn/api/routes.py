@@ -30,7 +30,7 @@ from cairn.core.block import Block
 from cairn.core.errors import CairnError, FormatError, NoSuchBlockError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
-from cairn.ledger.search import Page, find_blocks, first_at, moment
+from cairn.ledger.search import Page, first_at, moment
 from cairn.ledger.writer import MAX_KEY, Append
 from cairn.node import Node
 
@@ -121,17 +121,14 @@ async def read_chain(
     service: Service, _request: Request, *, start: int = 0, limit: int = PAGE_BLOCKS
 ) -> BlockPage:
     """Read the chain, from genesis on."""
-    ledger, node = service.node.ledger, service.node
+    node = service.node
     length = await _require_place(node, start)
-
-    def find(at: int, most: int, seconds: float) -> Page:
-        return find_blocks(ledger, start=at, stop=length, limit=most, seconds=seconds)
-
     return BlockPage(
-        find=find,
+        ledger=node.ledger,
         run=node.read,
         budget=service.budget,
         start=start,
+        stop=length,
         limit=limit,
         name="chain",
         place="start",
@@ -157,17 +154,14 @@ async def search_blocks(
     if cursor is None:
         cursor = 0 if since is None else await node.search(lambda: first_at(ledger, since))
     await _require_place(node, cursor)
-
-    def find(at: int, most: int, seconds: float) -> Page:
-        return find_blocks(
-            ledger, start=at, until=until, contains=contains, limit=most, seconds=seconds
-        )
-
+    stop = None if until is None else await node.search(lambda: first_at(ledger, until))
     return BlockPage(
-        find=find,
+        ledger=ledger,
         run=node.search,
         budget=service.budget,
         start=cursor,
+        stop=stop,
+        contains=contains,
         limit=limit,
         name="blocks",
         place="cursor",

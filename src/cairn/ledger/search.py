@@ -38,22 +38,20 @@ def find_blocks(
     *,
     start: int = 0,
     stop: int | None = None,
-    until: int | None = None,
     contains: str = "",
     limit: int,
     seconds: float = 1.0,
 ) -> Page:
     """Return at most `limit` blocks from position `start` on, and before `stop`, in order.
 
-    Only those before the time `until` (µs) whose JSON text contains `contains`, as it stands or as
-    JSON writes it in a string. A page also ends at about `PAGE_BYTES`, when `seconds` have passed,
-    and before damage: it may hold no block, and the next one some.
+    Only those whose JSON text contains `contains`, as it stands or as JSON writes it in a string. A
+    page also ends at about `PAGE_BYTES`, when `seconds` have passed, and before damage: it may hold
+    no block, and the next one some.
 
     Raises:
         DamagedError: stored columns that cannot be read, where no block was found before them.
     """
-    end = len(ledger) if until is None else first_at(ledger, until)
-    end = end if stop is None else min(stop, end)
+    end = len(ledger) if stop is None else stop
     stop = end if contains else min(start + limit, end)
     deadline = time.monotonic() + seconds
     found = Page([], [], None)
