@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from cairn import Ledger, Report
-from cairn.store.sqlite import SqliteStore
+from cairn.store.disk import DiskStore
 from tests import independent
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -35,8 +35,8 @@ def every_verdict_has_a_second_opinion(
 
     def held(self: Ledger, *, all: bool = False, **others: Any) -> Report:  # noqa: A002
         report = validate(self, all=all, **others)
-        if isinstance(self._store, SqliteStore):
-            second = independent.check(self._store._directory)
+        if isinstance(self._store, DiskStore):
+            second = independent.check(self._store.directory)
             found = [independent.Finding(f.index, f.rule) for f in report.failures]
             assert found == (second if all else second[:1])
         return report

@@ -449,6 +449,7 @@ def test_a_text_where_bytes_belong(copy: Copy) -> None:
     directory = copy("rows")
     row = rows_of(directory)[2]
     execute(directory, "DROP VIEW appends")
+    execute(directory, "DROP VIEW seals")
     execute(directory, "CREATE TABLE copied AS SELECT * FROM runs")
     execute(directory, "DROP TABLE runs")
     execute(directory, "ALTER TABLE copied RENAME TO runs")

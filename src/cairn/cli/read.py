@@ -69,17 +69,31 @@ def validate(ctx: click.Context, directory: Path, every: bool, as_json: bool) ->
 
 @click.command()
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write here.")
+@click.option(
+    "--parquet",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a Parquet file, with a typed column for each fact, instead of lines.",
+)
 @ledger_option
-def export(directory: Path, output: Path | None) -> None:
+def export(directory: Path, output: Path | None, parquet: Path | None) -> None:
     """Write every block's JSON view, a line each, to standard output or a file."""
+    if output and parquet:
+        raise click.UsageError("--output is for lines and --parquet for columns: name one")
     with (
         Ledger.open(directory, read_only=True) as ledger,
         progress("exporting", len(ledger)) as show_done,
-        _whole_file(output) if output else nullcontext(sys.stdout.buffer) as stream,
     ):
-        for done, line in enumerate(export_lines(ledger), start=1):
-            stream.write(line.encode() + b"\n")
-            show_done(done)
+        if parquet:
+            from cairn.ledger.arrow import write_parquet  # pyarrow may not be installed
+
+            with _whole_file(parquet) as stream:
+                write_parquet(ledger, stream, progress=show_done)
+            return
+        with _whole_file(output) if output else nullcontext(sys.stdout.buffer) as stream:
+            for done, line in enumerate(export_lines(ledger), start=1):
+                stream.write(line.encode() + b"\n")
+                show_done(done)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cairn.core import rules
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
 from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, LIMIT_63, Header, Kind
-from cairn.core.merkle import HASH_BYTES, tree_hash
+from cairn.core.merkle import EMPTY_ROOT, HASH_BYTES
 from cairn.core.rules import NUMBERS, Failure, Stored
 from cairn.core.segment import Segment
 
@@ -74,8 +74,11 @@ def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = 
     How its first block follows the one before is left to `+` (genesis follows nothing). With
     `every`, the summary lists each failing block, else the first.
     """
+    screened = hasher.screen(segment, limits)
+    bad = screen(segment, hasher, limits) if screened is None else screened
+    size = segment.sizes.sum() if screened is None else len(segment.data)
     failures = []
-    for i in _suspects(segment, hasher, limits):
+    for i in _suspects(segment, bad, limits):
         failure = rules.first_broken(_stored(segment, i, limits))
         # The screen and the rules are two statements of one thing; never believe just one.
         assert failure is not None, f"block {segment.start + i} was screened out by no rule"
@@ -88,7 +91,7 @@ def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = 
         stop=segment.stop,
         blocks=len(segment),
         entries=len(segment.offsets) - 1,
-        nbytes=segment.headers.nbytes + int(segment.sizes.sum()),
+        nbytes=segment.headers.nbytes + int(size),
         link=segment.fields["previous_hash"][0].tobytes(),
         last_hash=segment.hashes[-1].tobytes(),
         first_timestamp=int(timestamps[0]),
@@ -135,13 +138,25 @@ def _stored(segment: Segment, i: int, limits: Limits) -> Stored:
     )
 
 
-def _suspects(segment: Segment, hasher: Hasher, limits: Limits) -> list[int]:
-    """Return, in order, every i whose block breaks a rule."""
+def _suspects(segment: Segment, bad: NDArray[np.bool_], limits: Limits) -> list[int]:
+    """Return, in order, every i whose block breaks a rule; `bad` are those screened out."""
+    suspects: list[int] = np.flatnonzero(bad).tolist()
+    if segment.start == 0 and 0 not in suspects[:1]:
+        genesis = rules.first_broken(_stored(segment, 0, limits))
+        suspects[:0] = [0] if genesis else []
+    return suspects
+
+
+def screen(segment: Segment, hasher: Hasher, limits: Limits) -> NDArray[np.bool_]:
+    """Return `(n,)`: which blocks break a rule, but for what only genesis is asked.
+
+    This is what `Hasher.screen` is held to, and the way for every segment that it leaves.
+    """
     fields = segment.fields
     kind, count = fields["kind"], fields["count"]
     timestamp = fields["timestamp"].astype(np.uint64)
     positions = np.uint64(segment.start) + np.arange(len(segment), dtype=np.uint64)
-    bad = (fields["version"] != FORMAT_VERSION) | (kind > max(Kind))
+    bad: NDArray[np.bool_] = (fields["version"] != FORMAT_VERSION) | (kind > max(Kind))
     bad |= (kind != Kind.BATCH) & (count != 1)
     bad |= np.diff(segment.block_bounds) != count
     bad |= fields["index"] != positions
@@ -153,11 +168,7 @@ def _suspects(segment: Segment, hasher: Hasher, limits: Limits) -> list[int]:
     bad |= _differ(fields["data_root"], _data_roots(segment, hasher))
     bad |= (fields["bits"] != 0) | (fields["nonce"] != 0)
     bad |= (count > limits.count) | (fields["size"] > limits.size)
-    suspects: list[int] = np.flatnonzero(bad).tolist()
-    if segment.start == 0 and 0 not in suspects[:1]:
-        genesis = rules.first_broken(_stored(segment, 0, limits))
-        suspects[:0] = [0] if genesis else []
-    return suspects
+    return bad
 
 
 def _header_hashes(segment: Segment, hasher: Hasher) -> NDArray[np.uint8]:
@@ -168,15 +179,33 @@ def _header_hashes(segment: Segment, hasher: Hasher) -> NDArray[np.uint8]:
 
 def _data_roots(segment: Segment, hasher: Hasher) -> NDArray[np.uint8]:
     """Return the data root of each block's stored entries, `(n, 32)`."""
-    leaves = hasher.leaf_hashes(np.ascontiguousarray(segment.data), *segment.entry_bounds)
-    bounds = segment.block_bounds
-    single = np.diff(bounds) == 1
+    level = hasher.leaf_hashes(np.ascontiguousarray(segment.data), *segment.entry_bounds)
+    counts = np.diff(segment.block_bounds)
+    while counts.max() > 1:
+        level, counts = _parents(level, counts, hasher)
     roots = np.empty((len(segment), HASH_BYTES), np.uint8)
-    roots[single] = leaves[bounds[:-1][single]]
-    for i in np.flatnonzero(~single).tolist():
-        batch = leaves[bounds[i] : bounds[i + 1]]
-        roots[i] = np.frombuffer(tree_hash(leaf.tobytes() for leaf in batch), np.uint8)
+    roots[counts == 1] = level
+    roots[counts == 0] = np.frombuffer(EMPTY_ROOT, np.uint8)
     return roots
+
+
+def _parents(
+    level: NDArray[np.uint8], counts: NDArray[np.int64], hasher: Hasher
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the next level of many trees, and how many nodes each has there.
+
+    `level` is `(sum(counts), 32)`, a run of `counts[i]` nodes for tree i. Pairs are hashed; an odd
+    node at the end is carried up.
+    """
+    above = (counts + 1) // 2
+    firsts = np.repeat(np.cumsum(counts) - counts, above)
+    lefts = firsts + 2 * (np.arange(len(firsts)) - np.repeat(np.cumsum(above) - above, above))
+    paired = lefts + 1 < firsts + np.repeat(counts, above)
+    parents = level[lefts]
+    pairs = lefts[paired]
+    children = np.concatenate([level[pairs], level[pairs + 1]], axis=1)
+    parents[paired] = hasher.node_hashes(children)
+    return parents, above
 
 
 def _differ(left: NDArray[np.generic], right: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -7,12 +7,16 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
+from cairn.core.genesis import Limits
 from cairn.core.header import LINK
 from cairn.core.merkle import HASH_BYTES
+from cairn.core.segment import Segment
 
 
 class HashlibHasher:
     """`cairn.core.hasher.Hasher` by `hashlib`, one message after another."""
+
+    name = "hashlib"
 
     def leaf_hashes(
         self, data: NDArray[np.uint8], starts: NDArray[np.int64], stops: NDArray[np.int64]
@@ -25,6 +29,10 @@ class HashlibHasher:
         ]
         return _rows(digests)
 
+    def node_hashes(self, children: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """See `Hasher.node_hashes`."""
+        return _rows([sha256(b"\x01" + pair).digest() for pair in _byte_rows(children)])
+
     def link(self, headers: NDArray[np.uint8], previous_hash: bytes) -> NDArray[np.uint8]:
         """See `Hasher.link`."""
         before, after = _byte_rows(headers[:, : LINK.start]), _byte_rows(headers[:, LINK.stop :])
@@ -33,6 +41,9 @@ class HashlibHasher:
             digests.append(sha256(b"\x00" + head + digests[-1] + tail).digest())
         headers[:, LINK] = _rows(digests[:-1])
         return _rows(digests[1:])
+
+    def screen(self, segment: Segment, limits: Limits) -> None:
+        """Leave it to the plain way; see `Hasher.screen`."""
 
 
 def _byte_rows(columns: NDArray[np.uint8]) -> list[bytes]:

@@ -16,11 +16,11 @@ from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary, validate
 from cairn.encoding import Encoder
-from cairn.hashing.portable import HashlibHasher
+from cairn.hashing import best_hasher
 from cairn.ledger.ledger import Ledger
 from cairn.ledger.writer import BATCH_BYTES, BATCH_ENTRIES
 from cairn.store.directory import new_directory
-from cairn.store.sqlite import SqliteStore
+from cairn.store.disk import DiskStore
 
 
 def export_lines(ledger: Ledger) -> Iterator[str]:
@@ -59,10 +59,10 @@ def import_chain(path: str | PathLike[str], lines: Iterable[bytes]) -> Summary:
 
 def _fill(directory: Path, blocks: Iterable[Block], limits: Limits) -> Summary:
     """Validate `blocks` and store them in `directory`, in batches."""
-    hasher = HashlibHasher()
-    SqliteStore.create(directory)
+    hasher = best_hasher()
+    DiskStore.create(directory)
     total: Summary | None = None
-    with closing(SqliteStore(directory)) as store:
+    with closing(DiskStore(directory, hasher)) as store:
         for batch in _batches(blocks):
             segment = Segment.from_blocks(total.stop if total else 0, batch)
             summary = validate(segment, hasher, limits)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
@@ -19,19 +21,23 @@ from cairn.core.errors import (
     ExistsError,
     FormatError,
     NoSuchBlockError,
+    UsageError,
 )
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
 from cairn.encoding import Encoder
-from cairn.hashing.portable import HashlibHasher
-from cairn.ledger.report import require_sound_ends, validate_store
+from cairn.hashing import best_hasher
+from cairn.ledger.validation import Task, require_sound_ends, validate_store
 from cairn.ledger.writer import Append, Writer
 from cairn.report import Report
 from cairn.store.directory import new_directory, occupied
+from cairn.store.disk import DiskStore
 from cairn.store.interface import Store
 from cairn.store.memory import MemoryStore
-from cairn.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    import pyarrow  # type: ignore[import-untyped]
 
 
 def now_us() -> int:
@@ -58,7 +64,7 @@ class Ledger:
         `clock` returns µs since the Unix epoch; `entropy(n)` returns n random bytes, for salts.
         """
         self._store = store
-        self._hasher = HashlibHasher()
+        self._hasher = best_hasher()
         self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
 
     @classmethod
@@ -77,10 +83,10 @@ class Ledger:
         if not read_only and not occupied(path):
             with suppress(ExistsError):  # another process was faster
                 return cls.create(path)
-        ledger = cls(SqliteStore(path, read_only=read_only))
+        ledger = cls(DiskStore(path, best_hasher(), read_only=read_only))
         if not read_only:
             try:
-                require_sound_ends(ledger._store, ledger._hasher, ledger._limits_or_default())
+                require_sound_ends(ledger._store, ledger._limits_or_default())
             except BaseException:
                 ledger.close()
                 raise
@@ -99,8 +105,8 @@ class Ledger:
         genesis = genesis or Genesis(name=path.absolute().stem[:255] or "ledger")
         block = genesis.block(timestamp=now_us(), salt=os.urandom(SALT_BYTES))
         with new_directory(path) as directory:
-            SqliteStore.create(directory)
-            with closing(SqliteStore(directory)) as store:
+            DiskStore.create(directory)
+            with closing(DiskStore(directory, best_hasher())) as store:
                 store.append(Segment.from_blocks(0, [block]), {})
         return cls.open(path)
 
@@ -260,10 +266,34 @@ class Ledger:
         length = len(self)
         return self._store.scan(start, length if stop is None else min(stop, length))
 
+    def to_arrow(self, start: int = 0, stop: int | None = None) -> pyarrow.RecordBatchReader:
+        """Return the blocks that `scan` yields as an Arrow stream, which reads them as it is read.
+
+        In constant memory; a `pyarrow.RecordBatchReader` of `cairn.ledger.arrow.SCHEMA`, a block a
+        row: `index`, `timestamp`, `data` (the recorded JSON), `previous_hash`, `hash`, `kind` and
+        so on, as in the JSON view. Can be read once; DuckDB and polars take it as it is, pandas by
+        `read_pandas()`.
+
+        Reading it raises:
+            DamagedError: stored columns that cannot be read, or do not agree.
+            FormatError: a block that Cairn does not write, and that does not fit the columns.
+
+        Raises:
+            UsageError: pyarrow is not installed: `pip install 'cairn-ledger[arrow]'`.
+        """
+        from cairn.ledger import arrow
+
+        return arrow.batches(self.scan(start, stop))
+
     def validate(
         self,
         *,
         all: bool = False,  # noqa: A002 - it reads best where it is called
+        start: int = 0,
+        incremental: bool = False,
+        canonical: bool = False,
+        hasher: str | None = None,
+        executor: Executor | None = None,
         progress: Callable[[Summary], None] | None = None,
     ) -> Report:
         """Read the whole store again and check every rule on every block, genesis to head.
@@ -272,14 +302,43 @@ class Ledger:
         only the first. `progress` is called now and then with the summary of all so far. Never
         raises for what it finds: damage that cannot be read ends the run, as a failure of the rule
         `storage`; an end that is not the recorded one is a failure of the rule `head`.
+
+        `start` leaves out the blocks before it. `incremental` starts where the last incremental run
+        ended well, as noted in the ledger's directory: it finds (rule `mark`) that the chain is not
+        that one any more, and nothing else that was changed before. A run without it neither reads
+        nor writes that note.
+
+        `canonical` also checks that each entry is the canonical JSON of its value (rule
+        `canonical`), which is slow: it parses.
+
+        The work is done by `executor`, by default a thread for each of this process's cores. Other
+        processes and machines must see the ledger's directory under the same path. `hasher` is one
+        of `cairn.hashing.names()`, by default each worker's best.
+
+        Raises:
+            NoSuchBlockError: `start` is past the end.
+            StoreError: a worker cannot read what can be read here.
+            UsageError: `start` and `incremental` do not go together; or there is no such hasher.
         """
-        return validate_store(
-            self._store,
-            self._hasher,
-            self._limits_or_default(),
-            every=all,
-            progress=progress or (lambda _total: None),
-        )
+        if start != 0 and not 0 < start <= len(self):
+            raise NoSuchBlockError(f"there is no block {start}; the ledger has {len(self)}")
+        if start and incremental:
+            raise UsageError("an incremental run starts where the last one ended")
+        mark = self._store.mark() if incremental else None
+        with ExitStack() as stack:
+            if executor is None:
+                executor = stack.enter_context(ThreadPoolExecutor(_cores(), "cairn-validate"))
+            report, end = validate_store(
+                self._store,
+                Task(self._limits_or_default(), every=all, canonical=canonical, hasher=hasher),
+                executor=executor,
+                start=mark.length if mark else start,
+                mark=mark,
+                progress=progress or (lambda _total: None),
+            )
+        if incremental and report.valid:
+            self._store.set_mark(end)
+        return report
 
     def backup(
         self, target: str | PathLike[str], *, progress: Callable[[int, int], None] | None = None
@@ -322,6 +381,11 @@ class Ledger:
             return self.genesis.limits
         except (FormatError, DamagedError, NoSuchBlockError):
             return Limits()
+
+
+def _cores() -> int:
+    """Return how many of this machine's cores are for this process."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _utf8(text: bytes | str) -> bytes:

@@ -22,6 +22,8 @@ from cairn.core.errors import ExistsError, LockedError, StoreError
 
 FILE_NAME: Final = "tail.sqlite"
 """The blocks. The ledger is there exactly when this name is."""
+SEGMENTS_NAME: Final = "segments"
+"""The folder of sealed segments."""
 LOCK_NAME: Final = "lock"
 REWRITE_BYTES: Final = 2**20
 """Bytes rewritten at once, to bound memory."""
@@ -100,6 +102,9 @@ class _Creation:
             # 4. Before the ledger comes: it must never lie open to more than it was meant for.
             if self._is_ours:
                 keep_access(self.hidden, self.path)
+            # From here to 5, a crash leaves the segments beside leftovers: all goes with them.
+            if (self.hidden / SEGMENTS_NAME).exists():
+                (self.hidden / SEGMENTS_NAME).rename(self.path / SEGMENTS_NAME)
             # 5. Now it is there, whole, for all to open; whoever opens it to write makes sure of
             # its name first. A crash of the process leaves it, one of the machine it or leftovers.
             # Either may also leave the hidden directory beside it, for good, which does no harm.
@@ -112,6 +117,8 @@ class _Creation:
 
     def abandon(self) -> None:
         """Remove all that was made, as far as that works; after 5, the ledger stays."""
+        if _owns_segments(self.hidden):
+            shutil.rmtree(self.path / SEGMENTS_NAME, ignore_errors=True)
         shutil.rmtree(self.hidden, ignore_errors=True)
         if self._is_ours:
             # It fails where the ledger is in it, or another creator is at work in it.
@@ -199,9 +206,20 @@ def _remove_leftovers(path: Path) -> None:
         with suppress(OSError):  # its creator is alive, or it is not ours; it is in nobody's way
             descriptor = _hold(hidden)
             try:
+                if _owns_segments(hidden):
+                    shutil.rmtree(path / SEGMENTS_NAME)
                 shutil.rmtree(hidden)
             finally:
                 os.close(descriptor)
+
+
+def _owns_segments(hidden: Path) -> bool:
+    """Whether the segments beside this hidden directory came out of it, and their ledger did not.
+
+    Requires that no other creator is at work there.
+    """
+    moved = (hidden.parent / SEGMENTS_NAME).exists() and not (hidden / SEGMENTS_NAME).exists()
+    return moved and (hidden / FILE_NAME).exists()
 
 
 def _is_hidden(path: Path) -> bool:
@@ -224,7 +242,10 @@ def occupied(path: Path) -> bool:
         if error.errno in (errno.ENOENT, errno.ELOOP):
             return path.is_symlink()
         raise
-    return any(not _is_hidden(file) and file.name not in _FOREIGN for file in files)
+    ignored = {file.name for file in files if _is_hidden(file)} | _FOREIGN
+    if any(_owns_segments(file) for file in files if _is_hidden(file)):
+        ignored |= {SEGMENTS_NAME}
+    return any(file.name not in ignored for file in files)
 
 
 def _require_unoccupied(path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from cairn.core.block import Block
 from cairn.core.segment import Segment
+from cairn.store.flat import Part
 
 
 class Head(NamedTuple):
@@ -60,6 +61,36 @@ class Store(Protocol):
         Raises:
             DamagedError: stored columns that are no segment, or that overlap. All blocks before
                 were yielded.
+        """
+        ...
+
+    def parts(self, start: int, stop: int) -> Iterator[Segment | Part]:
+        """Yield the same as `scan`, but what lies in files as where it lies.
+
+        Workers read these on their own: `Part.mapped`.
+
+        Raises:
+            DamagedError: as `scan` does; what is in files is not looked at.
+        """
+        ...
+
+    def require_nothing_else(self) -> None:
+        """Check that nothing is stored as blocks that `scan` would not come to.
+
+        Raises:
+            DamagedError: what there is.
+        """
+        ...
+
+    def mark(self) -> Head | None:
+        """Return up to where the chain was once found valid, if that was noted and can be read."""
+        ...
+
+    def set_mark(self, head: Head) -> None:
+        """Note up to where the chain was found valid: a convenience, that nothing rests on.
+
+        Raises:
+            StoreError: it cannot be written.
         """
         ...
 

@@ -18,6 +18,7 @@ class MemoryStore:
     def __init__(self, first: Segment) -> None:
         self._segments = [first]
         self._keys: dict[str, range] = {}
+        self._mark: Head | None = None
 
     def head(self) -> Head:
         """See `Store.head`."""
@@ -61,6 +62,21 @@ class MemoryStore:
             last = min(stop - segment.start, len(segment))
             if first < last:
                 yield segment.cut(first, last)
+
+    def parts(self, start: int, stop: int) -> Iterator[Segment]:
+        """See `Store.parts`."""
+        return self.scan(start, stop)
+
+    def require_nothing_else(self) -> None:
+        """See `Store.require_nothing_else`."""
+
+    def mark(self) -> Head | None:
+        """See `Store.mark`."""
+        return self._mark
+
+    def set_mark(self, head: Head) -> None:
+        """See `Store.set_mark`."""
+        self._mark = head
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """Refuse: there are no files to copy.

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from cairn.core.header import HEADER_BYTES
+from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
+
+Row = tuple[int, bytes, bytes, bytes, bytes]
+"""A stored run: the position of its first block, hashes, headers, offsets (big-endian), data."""
 
 RUN_BLOCKS: Final = 1024
 """Blocks in a row, at most: what reading one block has to load."""
@@ -40,15 +48,45 @@ def before(run: Segment, stop: int) -> Segment:
     return run.cut(0, stop - run.start) if stop < run.stop else run
 
 
-def joined(segments: list[Segment]) -> Iterator[Segment]:
-    """Join the segments that follow one another and can be joined; the others stay alone."""
-    group: list[Segment] = []
-    for segment in segments:
-        if group and not (
-            segment.is_regular and group[-1].is_regular and group[-1].stop == segment.start
-        ):
-            yield Segment.join(group)
-            group = []
-        group.append(segment)
-    if group:
-        yield Segment.join(group)
+def joined(rows: Sequence[Row]) -> Segment | None:
+    """Return one segment of stored `rows` (at least one), however many and small they are.
+
+    None where they do not follow one another, or one of them would not be regular.
+    """
+    firsts, hashes, headers, offsets, data = zip(*rows, strict=True)
+    blocks, words, sizes = _lengths(hashes) // HASH_BYTES, _lengths(offsets) // 8, _lengths(data)
+    if not (
+        np.array_equal(blocks * HASH_BYTES, _lengths(hashes))
+        and np.array_equal(blocks * HEADER_BYTES, _lengths(headers))
+        and np.array_equal(words * 8, _lengths(offsets))
+        and bool(np.all(blocks > 0) and np.all(words > 0))
+        and list(firsts) == (firsts[0] + _starts(blocks)).tolist()
+    ):
+        return None
+    stored = np.frombuffer(b"".join(offsets), ">u8").astype(np.uint64)
+    begins, lasts = _starts(words), np.cumsum(words) - 1
+    rising = stored[1:] >= stored[:-1]
+    rising[lasts[:-1]] = True  # from one row to the next
+    if stored[begins].any() or not (np.array_equal(stored[lasts], sizes) and np.all(rising)):
+        return None
+    stored += np.repeat(_starts(sizes).astype(np.uint64), words)
+    inner = np.ones(len(stored), np.bool_)
+    inner[lasts[:-1]] = False  # it is the first of the next row, too
+    segment = Segment(
+        firsts[0],
+        np.frombuffer(b"".join(headers), np.uint8).reshape(-1, HEADER_BYTES),
+        np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES),
+        np.frombuffer(b"".join(data), np.uint8),
+        stored[inner],
+    )
+    counts = np.add.reduceat(segment.fields["count"].astype(np.int64), _starts(blocks))
+    return segment if np.array_equal(counts, words - 1) else None
+
+
+def _lengths(columns: Sequence[bytes]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, columns), np.int64, len(columns))
+
+
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each begins, if they are laid end to end."""
+    return np.cumsum(lengths) - lengths

@@ -1,4 +1,4 @@
-"""The store on disk: recent history in SQLite, runs of blocks in a row.
+"""The tail of a store on disk: recent history in SQLite, runs of blocks in a row.
 
 SQLite in WAL mode with `synchronous=FULL` gives the promise: when COMMIT returns, the write-ahead
 log with the new rows was fsynced. The order of every append is
@@ -20,6 +20,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final
@@ -39,16 +40,24 @@ from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.store.directory import FILE_NAME as FILE_NAME
 from cairn.store.directory import WriterLock, keep_access, occupied, rewrite, sync_names
+from cairn.store.flat import Sealed
 from cairn.store.hash_index import HashIndex
 from cairn.store.interface import Head
 from cairn.store.reader import Reader, reading
-from cairn.store.runs import RUN_BLOCKS, before, in_runs, joined, since
+from cairn.store.runs import RUN_BLOCKS, Row, before, in_runs, joined, since
 
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+
+_SEAL: Final = "INSERT INTO seals VALUES (?, ?, ?, ?, ?, ?, ?)"
+_MANIFEST: Final = """SELECT first, blocks, size, digest FROM segments
+    WHERE first >= coalesce((SELECT max(first) FROM segments WHERE first <= ?1), ?1) AND first < ?2
+    ORDER BY first"""
+_SIZE: Final = f"""SELECT coalesce(sum(length(hashes)), 0) / {HASH_BYTES},
+    coalesce(sum(length(data)), 0) FROM runs"""
 
 _BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0)"
 _RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDER BY first"
@@ -78,6 +87,20 @@ CREATE TRIGGER append INSTEAD OF INSERT ON appends BEGIN  -- the only way that C
     UPDATE head SET length = new.first + length(new.hashes) / {HASH_BYTES},
         hash = substr(new.hashes, -{HASH_BYTES});
 END;
+CREATE TABLE segments (  -- the manifest: sealed history, in flat files
+    first INTEGER PRIMARY KEY,  -- position of the first block
+    blocks INTEGER NOT NULL,
+    size INTEGER NOT NULL,      -- bytes of the file
+    digest BLOB NOT NULL        -- of what no rule covers; see cairn.store.flat
+) STRICT;
+CREATE VIEW seals AS SELECT *, 0 AS start, x'' AS link, x'' AS hash FROM segments;
+CREATE TRIGGER seal INSTEAD OF INSERT ON seals BEGIN  -- the way for more than a tail can hold
+    SELECT RAISE(ABORT, 'the blocks do not follow the recorded head') FROM head
+        WHERE new.start <> length OR new.link <> hash;
+    INSERT INTO segments VALUES (new.first, new.blocks, new.size, new.digest);
+    DELETE FROM runs;
+    UPDATE head SET length = new.first + new.blocks, hash = new.hash;
+END;
 CREATE TABLE keys (      -- what retries with a key have already recorded
     key TEXT PRIMARY KEY,
     first INTEGER NOT NULL,     -- position of the first block
@@ -98,7 +121,10 @@ BUSY_SECONDS: Final = 10.0
 
 
 class SqliteStore:
-    """`cairn.store.interface.Store` in a directory, for one writer and any number of readers."""
+    """The head, the keys, the blocks that are not sealed yet, and the manifest of those that are.
+
+    For one writer and any number of readers. `cairn.store.disk` adds the flat files.
+    """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         self._directory = directory
@@ -152,10 +178,40 @@ class SqliteStore:
         query = "SELECT first, length(hashes) FROM runs ORDER BY first DESC LIMIT 1"
         row = self._read_one(query, ())
         if row is None:
-            return 0
+            return max((sealed.stop for sealed in self.sealed()), default=0)
         first, size = self._typed(row, int, int)
         end: int = first + max(size // HASH_BYTES, 1)
         return end
+
+    def begin(self) -> int | None:
+        """Return the position of the first block that is not sealed, or None: all are."""
+        (first,) = self._read_one("SELECT min(first) FROM runs", ()) or (None,)
+        return None if first is None else int(first)
+
+    def size(self) -> tuple[int, int]:
+        """Return how many blocks are not sealed, and the bytes of their entries."""
+        row = self._read_one(_SIZE, ())
+        blocks, size = self._typed(row, int, int)
+        return blocks, size
+
+    def sealed(self, start: int = 0, stop: int = LIMIT_63) -> list[Sealed]:
+        """Return the manifest from the file that holds position `start` on to that before `stop`.
+
+        Raises:
+            DamagedError: it is not one that was written here.
+        """
+        start, stop = min(start, LIMIT_63 - 1), min(stop, LIMIT_63 - 1)
+        with self._read_lock:
+            self._require_own_process()
+            return self._reader.run(lambda connection: self._manifest(connection, start, stop))
+
+    def _manifest(self, connection: sqlite3.Connection, start: int, stop: int) -> list[Sealed]:
+        rows = connection.execute(_MANIFEST, (start, stop)).fetchall()
+        files = [Sealed(*self._typed(row, int, int, int, bytes)) for row in rows]
+        for file, following in pairwise([Sealed(0, 0, 0, b""), *files]):
+            if following.first < file.stop or following.blocks < 1:
+                raise DamagedError(f"{self._path}: the manifest is damaged at {following}")
+        return files
 
     def get(self, index: int) -> Block | None:
         """See `Store.get`."""
@@ -164,8 +220,10 @@ class SqliteStore:
         row = self._read_one(
             f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,)
         )
-        segment = None if row is None else self._segment(row, 0)
-        if segment is None or index >= segment.stop:
+        if row is None:
+            return None
+        segment = self._segment(self._typed(row, int, *[bytes] * 4), 0)
+        if index >= segment.stop:
             return None
         return segment.block(index - segment.start)
 
@@ -188,15 +246,23 @@ class SqliteStore:
         row = self._read_one("SELECT first, count FROM keys WHERE key = ?", (key,))
         return None if row is None else range(row[0], row[0] + row[1])
 
-    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
-        """See `Store.append`."""
+    def append(
+        self, segment: Segment, keys: Mapping[str, range], sealed: Sealed | None = None
+    ) -> None:
+        """See `Store.append`.
+
+        With `sealed`, a file that is durable and holds all that is here and `segment`, the manifest
+        takes the place of all blocks here.
+        """
         with self._write_lock:
-            if self._lock is None or self._closed:
-                raise ReadOnlyError(f"{self._directory} is not open for writing")
-            self._require_own_process()
+            self.require_writable()
             connection = self._writer or self._connect_writer()
             try:
-                _insert(connection, segment, keys)
+                if sealed is None:
+                    _insert(connection, segment, keys)
+                else:
+                    _insert_sealed(connection, sealed, segment, keys)
+                    self._forget_hashes()
             except BaseException as error:
                 self._drop_writer()
                 if isinstance(error, sqlite3.IntegrityError):
@@ -208,6 +274,17 @@ class SqliteStore:
                     ) from error
                 raise
 
+    def require_writable(self) -> None:
+        """Refuse to write where it may not be done.
+
+        Raises:
+            ReadOnlyError: this store was opened for reading, or is closed.
+            UsageError: it was opened before a fork.
+        """
+        if self._lock is None or self._closed:
+            raise ReadOnlyError(f"{self._directory} is not open for writing")
+        self._require_own_process()
+
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
         """See `Store.scan`. No transaction stays open between segments: history does not change."""
         if start >= stop:
@@ -217,11 +294,14 @@ class SqliteStore:
             if start > 0:
                 (least,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
             end = 0
-            while segments := reader.run(partial(self._next_runs, least, stop, end)):
-                least, end = segments[-1].start + 1, segments[-1].stop
+            while True:
+                segments, last = reader.run(partial(self._next_runs, least, stop, end))
+                if not segments:
+                    return
+                least, end = last + 1, segments[-1].stop
                 segments[-1] = before(segments[-1], stop)
                 segments[:1] = since(segments[0], start)
-                yield from joined(segments)
+                yield from segments
 
     @contextmanager
     def _scanner(self) -> Iterator[Reader]:
@@ -242,23 +322,26 @@ class SqliteStore:
             else:
                 self._scanners.append(reader)
 
-    def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
-        """See `Store.backup`."""
+    def backup(self, target: Path, progress: Callable[[int, int], None]) -> list[Sealed]:
+        """See `Store.backup`, in bytes; return the manifest that was copied."""
 
-        def copy(source: sqlite3.Connection) -> None:
+        def copy(source: sqlite3.Connection) -> list[Sealed]:
             with closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copied:
+                (size,) = source.execute("PRAGMA page_size").fetchone()
                 source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
-                source.execute("SELECT length FROM head").fetchone()
+                files = self._manifest(source, 0, LIMIT_63 - 1)
                 source.backup(
                     copied,
                     pages=LOG_PAGES,
-                    progress=lambda _, left, total: progress(total - left, total),
+                    progress=lambda _, left, pages: progress(size * (pages - left), size * pages),
                 )
+                return files
 
         keep_access(self._directory, target)  # first, so that nobody else looks in meanwhile
         with closing(Reader(self._path, self._open)) as reader:
-            reader.run(copy)
+            files = reader.run(copy)
         keep_access(self._path, target / FILE_NAME)
+        return files
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -372,6 +455,11 @@ class SqliteStore:
             row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
         return row
 
+    def _forget_hashes(self) -> None:
+        """Begin a new index: the hashes in it are those of sealed blocks now."""
+        with self._read_lock:
+            self._hash_index, self._hashes_read = HashIndex(), -LIMIT_63
+
     def _index_hashes(self, connection: sqlite3.Connection) -> None:
         query = "SELECT first, hashes FROM runs WHERE first > ? ORDER BY first"
         with closing(connection.execute(query, (self._hashes_read,))) as rows:
@@ -383,37 +471,47 @@ class SqliteStore:
 
     def _next_runs(
         self, least: int, stop: int, end: int, connection: sqlite3.Connection
-    ) -> list[Segment]:
+    ) -> tuple[list[Segment], int]:
         """Return the runs that begin from `least` to before `stop`, as many as one step takes.
 
+        Also where the last of them begins.
         None may begin before `end`, where the one before ended. Damage ends a step early; only a
         step that begins with it raises.
         """
-        segments: list[Segment] = []
-        blocks = size = 0
+        rows: list[Row] = []
+        hashes = size = 0
         try:
-            with closing(connection.execute(_RUNS, (least, stop))) as rows:
-                for row in rows:
-                    segment = self._segment(row, end)
-                    segments.append(segment)
-                    blocks, size = blocks + len(segment), size + len(segment.data)
-                    end = segment.stop
-                    if blocks >= SCAN_BLOCKS or size >= SCAN_BYTES:
+            with closing(connection.execute(_RUNS, (least, stop))) as found:
+                for row in found:
+                    rows.append(self._typed(row, int, *[bytes] * 4))
+                    hashes, size = hashes + len(row[1]), size + len(row[4])
+                    if hashes >= SCAN_BLOCKS * HASH_BYTES or size >= SCAN_BYTES:
                         break
         except (DamagedError, sqlite3.Error, UnicodeDecodeError):
-            if not segments:
+            if not rows:
                 raise
-        return segments
+        if rows and rows[0][0] >= end and (whole := joined(rows)):
+            return [whole], rows[-1][0]
+        segments: list[Segment] = []
+        for row in rows:
+            try:
+                segments.append(self._segment(row, end))
+            except DamagedError:
+                if not segments:
+                    raise
+                break
+            end = segments[-1].stop
+        return segments, segments[-1].start if segments else least
 
-    def _typed(self, row: tuple[Any, ...] | None, *types: type) -> tuple[Any, ...]:
+    def _typed(self, row: tuple[Any, ...] | None, *types: type) -> Any:
         """Return `row`, of these types: STRICT tables hold them, unless they were damaged."""
         if row is None or tuple(map(type, row)) != types:
             raise DamagedError(f"{self._path}: a row is missing or of other types than written")
         return row
 
-    def _segment(self, row: tuple[Any, ...], end: int) -> Segment:
+    def _segment(self, row: Row, end: int) -> Segment:
         """Return a run, which may not begin before `end`, where the one before ended."""
-        first, hashes, headers, offsets, data = self._typed(row, int, *[bytes] * 4)
+        first, hashes, headers, offsets, data = row
         if first < end:
             raise DamagedError(f"{self._path}: a run begins at block {first}, before {end}")
         try:
@@ -430,9 +528,24 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
         return
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_APPEND, rows)
+    _remember(connection, keys)
+    connection.execute("COMMIT")
+
+
+def _insert_sealed(
+    connection: sqlite3.Connection, sealed: Sealed, segment: Segment, keys: Mapping[str, range]
+) -> None:
+    """Record a file that ends with `segment`, and drop what it holds, in one transaction."""
+    previous_hash, last_hash = segment.headers[0, LINK].tobytes(), segment.hashes[-1].tobytes()
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(_SEAL, (*sealed, segment.start, previous_hash, last_hash))
+    _remember(connection, keys)
+    connection.execute("COMMIT")
+
+
+def _remember(connection: sqlite3.Connection, keys: Mapping[str, range]) -> None:
     remembered = [(key, places.start, len(places)) for key, places in keys.items()]
     connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", remembered)
-    connection.execute("COMMIT")
 
 
 def _row(run: Segment) -> tuple[object, ...]:

@@ -1,0 +1,245 @@
+"""Validating a store, by any number of workers, and what is said of it.
+
+A worker takes a part of the store and returns what `core.validation` says of it. Here the answers
+are put together, in order, whoever gave them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from cairn.core import rules
+from cairn.core.entry import SALT_BYTES
+from cairn.core.errors import DamagedError, EntryError, StoreError
+from cairn.core.genesis import Limits
+from cairn.core.header import NO_HASH
+from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
+from cairn.core.segment import Segment
+from cairn.core.validation import Summary, validate
+from cairn.encoding import Encoder
+from cairn.hashing import best_hasher, hasher
+from cairn.report import Report
+from cairn.store.flat import Part
+from cairn.store.interface import Head, Store
+
+WAITING: Final = 256
+"""Parts that are given to an executor before the first of them must be done."""
+SHOWN: Final = 200
+"""Bytes of an entry that a failure shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker is to check of every part."""
+
+    limits: Limits
+    every: bool = False
+    canonical: bool = False
+    hasher: str | None = None
+    """The worker's own best, if None."""
+
+
+class Checked(NamedTuple):
+    """What a worker says of a part."""
+
+    summary: Summary
+    not_canonical: tuple[Failure, ...] = ()
+
+
+Answer = Checked | str
+"""Of a part that cannot be read, why."""
+
+
+def check(part: Segment | Part, task: Task) -> Answer:
+    """Check one part of a store, wherever this runs; or say how it cannot be read."""
+    chosen = best_hasher() if task.hasher is None else hasher(task.hasher)
+    try:
+        segment = part.mapped(chosen) if isinstance(part, Part) else part
+    except DamagedError as error:
+        return str(error)
+    summary = validate(segment, chosen, task.limits, every=task.every)
+    broken = {failure.index for failure in summary.failures}
+    others = _not_canonical(segment, task) if task.canonical else ()
+    return Checked(summary, tuple(other for other in others if other.index not in broken))
+
+
+def validate_store(
+    store: Store,
+    task: Task,
+    *,
+    executor: Executor,
+    start: int = 0,
+    mark: Head | None = None,
+    progress: Callable[[Summary], None] = lambda _total: None,
+) -> tuple[Report, Head]:
+    """Read `store` from block `start` to head and check every rule, as `Ledger.validate` says.
+
+    `mark` is where an earlier run ended, which is where this one starts. Returns the report, and
+    where this run ended.
+    """
+    began = time.perf_counter()
+    total: Summary | None = None
+    others: list[Failure] = []  # than those of the rules
+    try:
+        head = store.head()
+        total = _edge(store, start, task)
+        if mark is not None:
+            others += _check_mark(mark, head, total)
+        with closing(_in_order(store.parts(start, head.length), task, executor)) as results:
+            for checked in results:
+                if total is None and (broken := rules.index_follows(start, checked.summary.start)):
+                    others.append(rules.failure(start, "index", broken))
+                total = total + checked.summary if total else checked.summary
+                others += checked.not_canonical
+                progress(total)
+                if (total.failures or others) and not task.every:
+                    break
+            else:
+                if start == 0:
+                    store.require_nothing_else()
+                others += _check_end(store, head, total.stop if total else start, total)
+    except DamagedError as error:
+        at = total.stop if total else start
+        others.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
+    failures = [*(total.failures if total else ()), *others]
+    failures.sort(key=lambda failure: (failure.index, NUMBERS.get(failure.rule, len(NUMBERS) + 1)))
+    report = Report(
+        valid=not failures,
+        blocks=total.blocks if total else 0,
+        bytes=total.nbytes if total else 0,
+        seconds=time.perf_counter() - began,
+        failures=tuple(failures if task.every else failures[:1]),
+    )
+    return report, Head(total.stop, total.last_hash) if total else Head(0, NO_HASH)
+
+
+def require_sound_ends(store: Store, limits: Limits) -> None:
+    """Refuse a store whose first or last block breaks a rule, or whose end is not the recorded one.
+
+    Raises:
+        InvalidChainError: which block, which rule.
+    """
+    head = store.head()
+    last: Summary | None = None
+    for at in dict.fromkeys((0, head.length - 1)):
+        for segment in store.scan(at, at + 1):
+            last = validate(segment, best_hasher(), limits)
+            for failure in last.failures:
+                raise InvalidChainError(failure)
+    whole = last and last.stop == head.length
+    stop = head.length if whole else min(store.end(), head.length - 1)
+    for failure in _check_end(store, head, stop, last):
+        raise InvalidChainError(failure)
+
+
+def _in_order(
+    parts: Iterator[Segment | Part], task: Task, executor: Executor
+) -> Generator[Checked, None, None]:
+    """Yield what is said of each part, in order, as far as they can be read.
+
+    What lies in files is for the executor; all else is checked here, meanwhile.
+
+    Raises:
+        DamagedError: from there on, they cannot.
+    """
+    waiting: deque[tuple[Segment | Part, Answer | Future[Answer]]] = deque()
+    damage: DamagedError | None = None
+    try:
+        while True:
+            try:
+                part = next(parts, None)
+            except DamagedError as error:
+                part, damage = None, error
+            if part is None:
+                break
+            far = isinstance(part, Part)
+            waiting.append((part, executor.submit(check, part, task) if far else check(part, task)))
+            if len(waiting) >= WAITING:
+                yield _result(*waiting.popleft(), task)
+        while waiting:
+            yield _result(*waiting.popleft(), task)
+    finally:
+        for _, answer in waiting:
+            if isinstance(answer, Future):
+                answer.cancel()
+    if damage is not None:
+        raise damage
+
+
+def _result(part: Segment | Part, answer: Answer | Future[Answer], task: Task) -> Checked:
+    """Return what was said of `part`; damage is believed only where it is found here, too."""
+    said = answer.result() if isinstance(answer, Future) else answer
+    if isinstance(said, Checked):
+        return said
+    if isinstance(again := check(part, task), str):
+        raise DamagedError(again)
+    raise StoreError(f"a worker could not read what can be read here: {said}")
+
+
+def _edge(store: Store, start: int, task: Task) -> Summary | None:
+    """Return what the block before `start` asks of the next one, and nothing else of it."""
+    for segment in store.scan(start - 1, start) if start > 0 else ():
+        summary = validate(segment, best_hasher(), task.limits)
+        return replace(summary, every=task.every, blocks=0, entries=0, nbytes=0, failures=())
+    return None
+
+
+def _check_mark(mark: Head, head: Head, edge: Summary | None) -> Iterator[Failure]:
+    """Yield how the chain is not the one that an earlier run has validated."""
+    if head.length < mark.length:
+        meaning = "the chain is shorter than when it was validated last"
+        yield rules.failure(head.length, "mark", Broken(mark.length, head.length, meaning))
+    elif edge is not None and edge.last_hash != mark.hash:
+        meaning = "the chain was changed since it was validated last"
+        broken = Broken(mark.hash.hex(), edge.last_hash.hex(), meaning)
+        yield rules.failure(mark.length - 1, "mark", broken)
+
+
+def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:
+    """Yield the blocks of which an entry is not the canonical JSON of its value."""
+    encoder = Encoder(task.limits)
+    for i in range(len(segment)):
+        for entry in segment.entries(i):
+            text = entry[SALT_BYTES:]
+            try:
+                expected = encoder.text(text)
+            except EntryError as error:
+                broken = Broken("acceptable JSON", str(error), "the data is not canonical JSON")
+            else:
+                if expected == text:
+                    continue
+                shown = (_shown(expected), _shown(text))
+                broken = Broken(*shown, "the data is not canonical JSON")
+            yield rules.failure(segment.start + i, "canonical", broken)
+            if not task.every:
+                return
+            break
+
+
+def _shown(text: bytes) -> str:
+    return text[:SHOWN].decode(errors="replace") + ("…" if len(text) > SHOWN else "")
+
+
+def _check_end(store: Store, head: Head, stop: int, last: Summary | None) -> Iterator[Failure]:
+    """Yield how the stored chain does not end where the store has recorded that it does.
+
+    `stop` is where what was read ends.
+    """
+    end = store.end()  # before the head is looked at again: there may be appends meanwhile
+    length = store.head().length
+    if stop < max(head.length, 1):
+        meaning = "blocks are missing at the end" if stop > 0 else "genesis is missing"
+        yield rules.failure(max(stop, 0), "head", Broken(head.length, max(stop, 0), meaning))
+    elif end > length:
+        meaning = "there are blocks past the recorded end"
+        yield rules.failure(length, "head", Broken(length, end, meaning))
+    elif last and last.last_hash != head.hash:
+        meaning = "the last block is not the one recorded as head"
+        broken = Broken(head.hash.hex(), last.last_hash.hex(), meaning)
+        yield rules.failure(head.length - 1, "head", broken)

@@ -1,0 +1,235 @@
+"""The store on disk: a tail in SQLite, and final history in sealed segments.
+
+An append that makes the tail long enough does not go into it: it is written to a flat file, with
+all that is in the tail. The order is
+
+1. the file is written under a hidden name, and fsynced: a crash leaves a file that nothing reads,
+   and that the next one to seal removes;
+2. it is renamed, and the names are fsynced: the same;
+3. one transaction of the tail records the file, moves the head and drops the tail's blocks. Only
+   this makes the append, and recovery is that of the tail.
+
+So every block is in one place, files never change, and a reader that finds a run of the tail gone
+finds its blocks in a new file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Final
+from warnings import warn
+
+from cairn.core.block import Block
+from cairn.core.errors import DamagedError, StoreError
+from cairn.core.hasher import Hasher
+from cairn.core.merkle import HASH_BYTES
+from cairn.core.segment import Segment
+from cairn.store import flat
+from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
+from cairn.store.flat import Part, Sealed
+from cairn.store.interface import Head
+from cairn.store.sqlite import SqliteStore
+
+MARK_NAME: Final = "validated.json"
+"""Up to where an incremental validation has come."""
+HIDDEN_NAME: Final = ".new"
+"""A file that is being written."""
+SEAL_BLOCKS: Final = 32_768
+"""Blocks that a tail holds, at most: an append that would make them more seals them all."""
+SEAL_BYTES: Final = 64 * 2**20
+"""Bytes of entries that a tail holds, likewise."""
+
+
+class DiskStore:
+    """`cairn.store.interface.Store` in a directory, for one writer and any number of readers."""
+
+    def __init__(self, directory: Path, hasher: Hasher, *, read_only: bool = False) -> None:
+        self.directory = directory
+        self._folder = directory / SEGMENTS_NAME
+        self._hasher = hasher
+        self._tail = SqliteStore(directory, read_only=read_only)
+        self._lock = Lock()
+        self._room: tuple[int, int] | None = None  # owned by _lock: blocks and bytes to the limits
+
+    @classmethod
+    def create(cls, directory: Path) -> None:
+        """Make a store with no block in the empty directory `directory`.
+
+        Not durable by itself: `new_directory` makes it so, with the name.
+        """
+        SqliteStore.create(directory)
+
+    def head(self) -> Head:
+        """See `Store.head`."""
+        return self._tail.head()
+
+    def end(self) -> int:
+        """See `Store.end`."""
+        return self._tail.end()
+
+    def get(self, index: int) -> Block | None:
+        """See `Store.get`."""
+        block = self._tail.get(index)
+        if block is not None:
+            return block
+        for part in self._sealed(index, index + 1):
+            return part.segment().block(0)
+        return None
+
+    def find(self, block_hash: bytes) -> int | None:
+        """See `Store.find`. Files are asked by what was recorded of them, not by their hashes."""
+        if (position := self._tail.find(block_hash)) is not None:
+            return position
+        for sealed in reversed(self._tail.sealed()):
+            for position in flat.find(self._folder, sealed, block_hash):
+                block = self.get(position)
+                if block is not None and block.stored_hash == block_hash:
+                    return position
+        return None
+
+    def recall(self, key: str) -> range | None:
+        """See `Store.recall`."""
+        return self._tail.recall(key)
+
+    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+        """See `Store.append`."""
+        with self._lock:
+            self._tail.require_writable()
+            sealed = None if self._has_room(segment) else self._try_to_seal(segment)
+            room, self._room = self._room, None  # until the tail has it
+            self._tail.append(segment, keys, sealed)
+            if room is not None and sealed is None:
+                self._room = (room[0] - len(segment), room[1] - len(segment.data))
+
+    def parts(self, start: int, stop: int) -> Iterator[Segment | Part]:
+        """See `Store.parts`."""
+        while True:
+            for part in self._sealed(start, stop):
+                yield part
+                start = part.stop
+            for segment in self._tail.scan(start, stop):
+                if segment.start > start and any(self._sealed(start, stop)):
+                    break  # what is missing has just been sealed
+                yield segment
+                start = segment.stop
+            if not any(self._sealed(start, stop)):
+                return
+
+    def scan(self, start: int, stop: int) -> Iterator[Segment]:
+        """See `Store.scan`."""
+        for part in self.parts(start, stop):
+            yield part.segment() if isinstance(part, Part) else part
+
+    def require_nothing_else(self) -> None:
+        """See `Store.require_nothing_else`."""
+        # In this order: blocks move from the tail into files, never back.
+        begin, files = self._tail.begin(), self._tail.sealed()
+        end = files[-1].stop if files else 0
+        if begin is not None and begin < end:
+            begin = self._tail.begin()  # they may have been sealed between the two
+        if begin is not None and begin < end:
+            raise DamagedError(f"{self.directory}: block {begin} is in a file and in the tail")
+        recorded = {sealed.name for sealed in files} | {Sealed(end, 0, 0, b"").name}
+        for path in sorted(self._folder.glob(f"*{flat.SUFFIX}")):
+            if path.name not in recorded:
+                raise DamagedError(f"{path} is not recorded as a part of the ledger")
+
+    def mark(self) -> Head | None:
+        """See `Store.mark`."""
+        try:
+            value = json.loads((self.directory / MARK_NAME).read_bytes())
+            head = Head(value["length"], bytes.fromhex(value["hash"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        usable = type(head.length) is int and head.length > 0 and len(head.hash) == HASH_BYTES
+        return head if usable else None
+
+    def set_mark(self, head: Head) -> None:
+        """See `Store.set_mark`. Whole or not at all, by a rename."""
+        text = json.dumps({"length": head.length, "hash": head.hash.hex()})
+        temporary = self.directory / f".{MARK_NAME}.{os.getpid()}.new"
+        try:
+            temporary.write_text(text)
+            keep_access(self.directory / FILE_NAME, temporary)
+            temporary.replace(self.directory / MARK_NAME)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(f"the mark cannot be written: {error}") from error
+
+    def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """See `Store.backup`. In bytes."""
+        rest = sum(sealed.size for sealed in self._tail.sealed())
+        files = self._tail.backup(target, lambda done, total: progress(done, total + rest))
+        if not files:
+            return
+        folder = target / SEGMENTS_NAME
+        folder.mkdir()
+        keep_access(self._folder, folder)
+        done = (target / FILE_NAME).stat().st_size
+        total = done + sum(sealed.size for sealed in files)
+        for sealed in files:
+            shutil.copy(self._folder / sealed.name, folder / sealed.name)
+            sync(folder / sealed.name)
+            done += sealed.size
+            progress(done, total)
+        sync(folder)
+
+    def close(self) -> None:
+        """See `Store.close`."""
+        self._tail.close()
+
+    def _sealed(self, start: int, stop: int) -> Iterator[Part]:
+        """Yield what files hold from position `start` to `stop`, in order."""
+        for sealed in self._tail.sealed(start, stop):
+            yield from flat.parts(self._folder, sealed, start, stop)
+
+    def _has_room(self, segment: Segment) -> bool:
+        """Whether the tail can take `segment`. Requires the lock."""
+        if self._room is None:
+            blocks, size = self._tail.size()
+            self._room = SEAL_BLOCKS - blocks, SEAL_BYTES - size
+        return len(segment) <= self._room[0] and len(segment.data) <= self._room[1]
+
+    def _try_to_seal(self, segment: Segment) -> Sealed | None:
+        """Write the tail and `segment` to a file; return None where that does not work.
+
+        Then the tail takes the segment, and as many more blocks until the next try.
+        """
+        try:
+            return self._seal(segment)
+        except (OSError, StoreError) as error:
+            warn(f"the tail of {self.directory} was not sealed: {error}", stacklevel=2)
+            self._room = SEAL_BLOCKS, SEAL_BYTES
+            return None
+
+    def _seal(self, segment: Segment) -> Sealed | None:
+        """Write the tail and `segment` to a file, durable under its name."""
+        begin, end = self._tail.begin(), self._tail.head().length
+        pieces = [] if begin is None else list(self._tail.scan(begin, end))
+        pieces.append(segment)
+        start = max((s.stop for s in self._tail.sealed()), default=0)
+        for piece in pieces:
+            if piece.start != start or not piece.is_regular:
+                raise DamagedError(f"block {start} is missing or damaged")
+            start = piece.stop
+        if start - pieces[0].start > flat.MOST_BLOCKS:
+            return None
+        self._make_folder()
+        temporary = self._folder / HIDDEN_NAME
+        temporary.unlink(missing_ok=True)  # left by a crash
+        sealed = flat.write(temporary, Segment.join(pieces), self._hasher)
+        keep_access(self.directory / FILE_NAME, temporary)
+        temporary.rename(self._folder / sealed.name)  # a file of that name was never recorded
+        sync(self._folder)
+        return sealed
+
+    def _make_folder(self) -> None:
+        if not self._folder.is_dir():
+            self._folder.mkdir()
+            keep_access(self.directory, self._folder)
+            sync(self.directory)

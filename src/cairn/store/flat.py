@@ -1,0 +1,345 @@
+"""Sealed segments: final history in immutable flat files, mapped and never parsed.
+
+A file is a header of 64 bytes and five columns, each at a multiple of 64 bytes, with zeros between.
+The header is the magic, the version (u32), how many blocks have other than one entry (u32), the
+position of the first block, n blocks, m entries, bytes of data (u64 each) and zeros.
+
+| column | size | holds |
+|---|---|---|
+| hashes | n × 32 | as stored |
+| headers | n × 104 | |
+| offsets | (m + 1) × 8 | little-endian, the first 0, the last the length of the data |
+| index | n × 8 | little-endian, rising: the first 40 bits of each hash, then its place (24) |
+| data | | m entries end to end |
+
+The rules cover headers, hashes and data, and by them the offsets between the first and the last.
+The file's header and its index are covered by a digest, which the manifest keeps: a table beside
+the tail. What the file holds besides is zero. So every flipped bit is found, and named.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cairn.core.errors import DamagedError, StoreError
+from cairn.core.hasher import Hasher
+from cairn.core.header import HEADER_BYTES, HEADER_DTYPE
+from cairn.core.merkle import HASH_BYTES
+from cairn.core.segment import Segment
+
+MAGIC: Final = b"CAIRNSEG"
+VERSION: Final = 1
+SUFFIX: Final = ".segment"
+ALIGNMENT: Final = 64
+"""Bytes: a cache line, and the widest vector."""
+PLACE_BITS: Final = 24
+"""Of an index word: the block's place in its file; the others are the first bits of its hash."""
+MOST_BLOCKS: Final = 2**PLACE_BITS
+"""Blocks in a file, at most."""
+PART_BLOCKS: Final = 16_384
+"""Blocks in a part, at most: enough to make the cost of a part small."""
+PART_BYTES: Final = 16 * 2**20
+"""Bytes of entries in a part, about: bounds what is mapped at once."""
+PAGE: Final = 4096
+"""Bytes of the index that are hashed together."""
+
+_HEADER: Final = struct.Struct("<8sIIQQQQ16x")
+_PLACE: Final = np.uint64(PLACE_BITS)
+_POPULATE_READ: Final = 22
+"""`MADV_POPULATE_READ`, which Python has no name for: Linux 5.14 and later."""
+_UNREADABLE: Final = frozenset({errno.EIO, errno.EFAULT, getattr(errno, "EHWPOISON", 133)})
+"""Errors that say that the disk has lost what was stored."""
+
+
+class Sealed(NamedTuple):
+    """A file as the manifest records it."""
+
+    first: int
+    """Position of its first block."""
+    blocks: int
+    size: int
+    """Bytes of the file."""
+    digest: bytes
+    """Of what no rule covers: 32 bytes, SHA-256 of the file's header and of its index's pages."""
+
+    @property
+    def stop(self) -> int:
+        """Position after its last block."""
+        return self.first + self.blocks
+
+    @property
+    def name(self) -> str:
+        """The file's name in the folder of segments."""
+        return f"{self.first:015}{SUFFIX}"
+
+
+class _Layout(NamedTuple):
+    """Where the columns of a file lie: byte offsets."""
+
+    hashes: int
+    headers: int
+    offsets: int
+    lookup: int
+    data: int
+    size: int
+
+    @classmethod
+    def of(cls, blocks: int, entries: int, data: int) -> _Layout:
+        """Lay out a file of so many blocks, entries and bytes of data."""
+        at, places = _aligned(_HEADER.size), []
+        for width in (blocks * HASH_BYTES, blocks * HEADER_BYTES, (entries + 1) * 8, blocks * 8):
+            places.append(at)
+            at = _aligned(at + width)
+        hashes, headers, offsets, lookup = places
+        return cls(hashes, headers, offsets, lookup, at, at + data)
+
+
+def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
+    """Write `segment`, which `is_regular`, to the new file `path`, durable but for its name.
+
+    Requires at most `MOST_BLOCKS` blocks.
+    """
+    blocks, entries, size = len(segment), len(segment.offsets) - 1, len(segment.data)
+    layout = _Layout.of(blocks, entries, size)
+    batches = int((segment.fields["count"] != 1).sum())
+    header = _HEADER.pack(MAGIC, VERSION, batches, segment.start, blocks, entries, size)
+    index = _index(segment.hashes)
+    offsets = segment.offsets.astype("<u8")
+    columns = (segment.hashes, segment.headers, offsets, index, segment.data)
+    with path.open("xb", buffering=0) as file:
+        _write_all(file.fileno(), memoryview(header), 0)
+        for at, column in zip(layout, columns, strict=False):
+            _write_all(
+                file.fileno(), np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, at
+            )
+        os.ftruncate(file.fileno(), layout.size)  # where the data is empty, what is before is zero
+        os.fsync(file.fileno())
+    return Sealed(segment.start, blocks, layout.size, _digest(header, index, hasher))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some consecutive blocks of a sealed file: what one worker reads at a time.
+
+    Whoever sees the same folder can read it, in this process or on another machine.
+    """
+
+    folder: Path
+    sealed: Sealed
+    start: int
+    """Position of the first block."""
+    stop: int
+    """Position after the last block."""
+
+    def segment(self) -> Segment:
+        """Read the blocks into memory.
+
+        Raises:
+            DamagedError: the file is missing, has another length or header than was recorded, or
+                cannot be read.
+        """
+        with _opened(self.folder, self.sealed) as file:
+            return _columns(file, self, file.read)
+
+    def mapped(self, hasher: Hasher) -> Segment:
+        """Map the blocks, and check what no rule covers where this part is the file's first.
+
+        The pages are let go of with the segment. A page that fails later than here ends the
+        process: let it be one that nothing else depends on.
+
+        Raises:
+            DamagedError: also where a page cannot be read.
+        """
+        with _opened(self.folder, self.sealed) as file:
+            segment = _columns(file, self, file.map)
+            if self.start == self.sealed.first:
+                _check_rest(file, hasher)
+            return segment
+
+
+def parts(folder: Path, sealed: Sealed, start: int, stop: int) -> Iterator[Part]:
+    """Yield the blocks of a file from position `start` to `stop` in parts, in order."""
+    start, stop = max(start, sealed.first), min(stop, sealed.stop)
+    step = min(max(sealed.blocks * PART_BYTES // max(sealed.size, 1), 1), PART_BLOCKS)
+    for first in range(start, stop, step):
+        yield Part(folder, sealed, first, min(first + step, stop))
+
+
+def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
+    """Yield the positions in the file of blocks whose hash has the prefix of this one (32 bytes).
+
+    Raises:
+        DamagedError: as for `Part.segment`.
+    """
+    wanted = int.from_bytes(block_hash[:8], "big") >> PLACE_BITS << PLACE_BITS
+    with _opened(folder, sealed) as file:
+        low, high = 0, sealed.blocks
+        while high - low > PAGE // 8:  # by pages: hashes are spread evenly, but need not be
+            middle = (low + high) // 2
+            if file.index(middle, middle + 1)[0] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        words = file.index(low, min(high + PAGE // 8, sealed.blocks))
+    for word in words[np.searchsorted(words, np.uint64(wanted)) :].tolist():
+        if word >> PLACE_BITS != wanted >> PLACE_BITS:
+            break
+        yield sealed.first + (word & (2**PLACE_BITS - 1))
+
+
+class _File:
+    """An open file whose length and header are those that were recorded."""
+
+    def __init__(self, descriptor: int, path: Path, sealed: Sealed) -> None:
+        self.path = path
+        self.sealed = sealed
+        self._descriptor = descriptor
+        size = os.fstat(descriptor).st_size
+        if size != sealed.size:
+            raise DamagedError(f"{path} has {size} bytes; {sealed.size} were recorded")
+        self.header = os.pread(descriptor, _HEADER.size, 0)
+        found = _HEADER.unpack(self.header.ljust(_HEADER.size, b"\0"))
+        magic, version, self.batches, first, blocks, self.entries, self.data_size = found
+        self.layout = _Layout.of(blocks, self.entries, self.data_size)
+        expected = (MAGIC, VERSION, sealed.first, sealed.blocks, size)
+        if (magic, version, first, blocks, self.layout.size) != expected:
+            raise DamagedError(f"{path} is not the segment that was recorded under its name")
+
+    def read(self, at: int, size: int) -> bytes:
+        """Read bytes into memory."""
+        read = os.pread(self._descriptor, size, at)
+        while len(read) < size:
+            more = os.pread(self._descriptor, size - len(read), at + len(read))
+            if not more:
+                raise DamagedError(f"{self.path} ends at byte {at + len(read)}")
+            read += more
+        return read
+
+    def map(self, at: int, size: int) -> memoryview | bytes:
+        """Map bytes, with all pages at hand, or read them where the system cannot promise that."""
+        if size == 0 or sys.platform != "linux":
+            return self.read(at, size)
+        start = at - at % mmap.ALLOCATIONGRANULARITY
+        length = at + size - start
+        mapping = mmap.mmap(self._descriptor, length, prot=mmap.PROT_READ, offset=start)
+        try:
+            mapping.madvise(_POPULATE_READ)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return self.read(at, size)
+            raise
+        return memoryview(mapping)[at - start :]
+
+    def index(self, first: int, last: int) -> NDArray[np.uint64]:
+        """Read words of the index."""
+        words = self.read(self.layout.lookup + first * 8, (last - first) * 8)
+        return np.frombuffer(words, "<u8").astype(np.uint64)
+
+
+@contextmanager
+def _opened(folder: Path, sealed: Sealed) -> Iterator[_File]:
+    """Yield the file; turn the system's errors into ours."""
+    path = folder / sealed.name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield _File(descriptor, path, sealed)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing") from None
+    except OSError as error:
+        kind = DamagedError if error.errno in _UNREADABLE else StoreError
+        raise kind(f"{path} cannot be read: {error}") from error
+
+
+def _columns(file: _File, part: Part, get: Callable[[int, int], Any]) -> Segment:
+    """Return the blocks of `part`; `get(at, size)` gives bytes of the file.
+
+    Offsets are as stored, whatever they are, but for where the data of the part begins.
+    """
+    layout, blocks = file.layout, part.sealed.blocks
+    lo, hi = part.start - part.sealed.first, part.stop - part.sealed.first
+    first, last = _entries_between(file, lo, hi, blocks)
+    offsets = np.frombuffer(get(layout.offsets + first * 8, (last - first + 1) * 8), "<u8")
+    begin = int(offsets[0]) if lo > 0 else 0
+    begin = min(begin, file.data_size)
+    end = int(offsets[-1]) if hi < blocks else file.data_size
+    end = min(max(end, begin), file.data_size)
+    return Segment(
+        part.start,
+        _rows(get(layout.headers + lo * HEADER_BYTES, (hi - lo) * HEADER_BYTES), HEADER_BYTES),
+        _rows(get(layout.hashes + lo * HASH_BYTES, (hi - lo) * HASH_BYTES), HASH_BYTES),
+        np.frombuffer(get(layout.data + begin, end - begin), np.uint8),
+        offsets.astype(np.uint64) - np.uint64(begin),
+    )
+
+
+def _entries_between(file: _File, lo: int, hi: int, blocks: int) -> tuple[int, int]:
+    """Return which entries the blocks `lo` to `hi` of the file hold, by the headers' counts."""
+    if file.batches == 0:
+        return min(lo, file.entries), min(hi, file.entries) if hi < blocks else file.entries
+    headers = np.frombuffer(file.read(file.layout.headers, hi * HEADER_BYTES), HEADER_DTYPE)
+    ends = np.cumsum(headers["count"], dtype=np.uint64)
+    first = min(int(ends[lo - 1]), file.entries) if lo > 0 else 0
+    return first, min(int(ends[hi - 1]), file.entries) if hi < blocks else file.entries
+
+
+def _check_rest(file: _File, hasher: Hasher) -> None:
+    """Check what no rule covers: the file's header, its index, the ends of offsets, and zeros.
+
+    Raises:
+        DamagedError: what was changed.
+    """
+    layout, blocks = file.layout, file.sealed.blocks
+    index = np.frombuffer(file.map(layout.lookup, blocks * 8), np.uint8)
+    if _digest(file.header, index, hasher) != file.sealed.digest:
+        raise DamagedError(f"{file.path}: its header or index is not what was recorded")
+    ends = [file.read(layout.offsets + at * 8, 8) for at in (0, file.entries)]
+    if [int.from_bytes(end, "little") for end in ends] != [0, file.data_size]:
+        raise DamagedError(f"{file.path}: its first or last offset was changed")
+    widths = (blocks * HASH_BYTES, blocks * HEADER_BYTES, (file.entries + 1) * 8, blocks * 8)
+    for at, width, following in zip(layout, widths, layout[1:], strict=False):
+        if any(file.read(at + width, following - at - width)):
+            raise DamagedError(f"{file.path}: bytes that are zero were changed")
+
+
+def _index(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return `(n,)` words: the prefix of each hash, and its place; rising."""
+    prefixes = np.ascontiguousarray(hashes).view(">u8")[:, 0].astype(np.uint64)
+    places = np.arange(len(hashes), dtype=np.uint64)
+    return np.sort(prefixes >> _PLACE << _PLACE | places).astype("<u8")
+
+
+def _digest(header: bytes, index: NDArray[Any], hasher: Hasher) -> bytes:
+    data = np.ascontiguousarray(index).view(np.uint8)
+    starts = np.arange(0, len(data), PAGE, dtype=np.int64)
+    pages = hasher.leaf_hashes(data, starts, np.minimum(starts + PAGE, len(data)))
+    return sha256(header + pages.tobytes()).digest()
+
+
+def _aligned(at: int) -> int:
+    return -(-at // ALIGNMENT) * ALIGNMENT
+
+
+def _rows(data: Any, width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def _write_all(descriptor: int, data: memoryview, at: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, at)
+        data, at = data[written:], at + written
