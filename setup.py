@@ -11,7 +11,7 @@ setup(
             [f"{KERNEL}/module.c", f"{KERNEL}/constants.c"],
             depends=[
                 f"{KERNEL}/{name}.h"
-                for name in ("kernel", "lanes", "messages", "rounds", "screen", "sha")
+                for name in ("judge", "kernel", "lanes", "messages", "nonce", "rounds", "screen", "search", "sha")
             ],
             extra_compile_args=["-std=gnu11", "-O3", "-Wall", "-Wextra"],
             py_limited_api=True,

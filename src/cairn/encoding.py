@@ -18,8 +18,9 @@ Whatever fails one of these takes the slow path, which also words every refusal.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Any, Final, Never
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain, repeat
+from typing import Any, Final, NamedTuple, Never
 
 import orjson
 
@@ -29,8 +30,17 @@ from cairn.core.errors import EntryError
 from cairn.core.genesis import Limits
 
 _SCALARS: Final = frozenset({type(None), bool, int, str})
+_NESTED: Final = frozenset({dict, list, float})
 _ABOVE_BMP: Final = re.compile(rb"[\xf0-\xf4]")
 """Lead byte of a UTF-8 character above U+FFFF."""
+
+
+class Encoded(NamedTuple):
+    """The canonical JSON of items, up to the first that was refused."""
+
+    texts: list[bytes]
+    error: EntryError | None = None
+    """Why the item after these was refused."""
 
 
 class Encoder:
@@ -65,6 +75,22 @@ class Encoder:
             fast = canonical(parse(text), depth=self._depth)
         return fast if len(fast) <= self._longest else self._refuse(fast)
 
+    def values(self, values: Sequence[object]) -> Encoded:
+        """Return the canonical JSON of each value, as `value` does, but of many at once."""
+        try:
+            texts = list(map(orjson.dumps, values, repeat(None), repeat(orjson.OPT_SORT_KEYS)))
+        except TypeError:
+            return _each(self.value, values)
+        whole = b"".join(texts)
+        agree = whole.isascii() or not _ABOVE_BMP.search(whole)
+        if agree and max(map(len, texts)) <= self._longest and _agrees(values, self._depth):
+            return Encoded(texts)
+        return _each(self.value, values)
+
+    def texts(self, texts: Sequence[bytes]) -> Encoded:
+        """Return the canonical form of each JSON text, as `text` does."""
+        return _each(self.text, texts)
+
     def _fast(self, value: object) -> bytes | None:
         """Return the canonical form of `value`, or None where orjson might write another."""
         try:
@@ -73,7 +99,7 @@ class Encoder:
             return None
         if not text.isascii() and _ABOVE_BMP.search(text):
             return None
-        return text if _agrees(value, self._depth) else None
+        return text if _agrees((value,), self._depth) else None
 
     def _refuse(self, text: bytes) -> Never:
         raise EntryError(
@@ -82,28 +108,27 @@ class Encoder:
         )
 
 
-def _agrees(value: object, depth: int) -> bool:
-    """Whether all of `value` is of the types and numbers that both write alike, level by level."""
-    level: Collection[Any] = [value]
-    if type(value) is dict:  # as most are: one level less to look at
-        level, depth = value.values(), depth - 1
-    while not _SCALARS.issuperset(map(type, level)):
-        if depth == 0:
+def _each(encode: Callable[[Any], bytes], items: Sequence[Any]) -> Encoded:
+    texts: list[bytes] = []
+    try:
+        for item in items:
+            texts.append(encode(item))  # noqa: PERF401 - what was made before an error is kept
+    except EntryError as error:
+        return Encoded(texts, error)
+    return Encoded(texts)
+
+
+def _agrees(level: Collection[Any], depth: int) -> bool:
+    """Whether all values are of the types and numbers that both write alike, level by level."""
+    while others := set(map(type, level)) - _SCALARS:
+        if depth == 0 or not others <= _NESTED:
             return False
         depth -= 1
-        below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict:
-                below += item.values()
-            elif kind is list:
-                below += item
-            elif kind is float:
-                if not _agrees_on(item):
-                    return False
-            elif kind not in _SCALARS:
-                return False
-        level = below
+        if float in others and not all(_agrees_on(i) for i in level if type(i) is float):
+            return False
+        dicts = [item for item in level if type(item) is dict]
+        lists = [item for item in level if type(item) is list]
+        level = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
     return True
 
 

@@ -133,12 +133,24 @@ def test_joining_one_segment_copies_nothing() -> None:
     assert Segment.join([segment]) is segment
 
 
+def sealed(entries: list[bytes], *, start: int, previous_hash: bytes, timestamp: int) -> Segment:
+    """Seal `entries`, salts included."""
+    return Segment.seal(
+        [entry[16:] for entry in entries],
+        b"".join(entry[:16] for entry in entries),
+        start=start,
+        previous_hash=previous_hash,
+        timestamp=timestamp,
+        hasher=HASHER,
+    )
+
+
 @pytest.mark.parametrize("start", [0, 1, 5, 2**40])
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_sealed_entries_are_the_blocks_one_would_make_one_by_one(start: int, n: int) -> None:
     entries = [bytes([i]) * 16 + b"1" * (i + 1) for i in range(n)]
     previous = b"\x11" * 32
-    segment = Segment.seal(entries, start=start, previous_hash=previous, timestamp=9, hasher=HASHER)
+    segment = sealed(entries, start=start, previous_hash=previous, timestamp=9)
     blocks: list[Block] = []
     for i, entry in enumerate(entries):
         block = Block.of(
@@ -153,10 +165,10 @@ def test_sealed_entries_are_the_blocks_one_would_make_one_by_one(start: int, n: 
     assert validate(segment, HASHER, Limits()).failures == () or start == 0
 
 
-@given(st.lists(st.binary(max_size=40), min_size=1, max_size=8), st.integers(1, 2**62))
+@given(st.lists(st.binary(min_size=16, max_size=56), min_size=1, max_size=8), st.integers(1, 2**62))
 def test_any_entries_are_sealed_in_order(entries: list[bytes], start: int) -> None:
     previous = b"\x11" * 32
-    segment = Segment.seal(entries, start=start, previous_hash=previous, timestamp=0, hasher=HASHER)
+    segment = sealed(entries, start=start, previous_hash=previous, timestamp=0)
     assert [segment.entries(i) for i in range(len(segment))] == [(entry,) for entry in entries]
     assert validate(segment, HASHER, Limits(), every=True).failures == ()
     assert segment.fields["previous_hash"][0].tobytes() == previous
@@ -164,22 +176,14 @@ def test_any_entries_are_sealed_in_order(entries: list[bytes], start: int) -> No
 
 def test_sealing_at_the_last_positions_of_all_keeps_every_index() -> None:
     entries = [bytes(17)] * 2
-    segment = Segment.seal(
-        entries, start=2**63 - 2, previous_hash=bytes(32), timestamp=0, hasher=HASHER
-    )
+    segment = sealed(entries, start=2**63 - 2, previous_hash=bytes(32), timestamp=0)
     assert [block.index for block in segment.blocks()] == [2**63 - 2, 2**63 - 1]
 
 
 def test_sealing_at_a_time_that_no_header_can_hold_is_refused() -> None:
     for timestamp in (-1, 2**64):
         with pytest.raises(FormatError, match="header field out of range"):
-            Segment.seal(
-                [bytes(17)],
-                start=1,
-                previous_hash=bytes(32),
-                timestamp=timestamp,
-                hasher=HASHER,
-            )
+            sealed([bytes(17)], start=1, previous_hash=bytes(32), timestamp=timestamp)
 
 
 # Shapes that are none

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import click
 
@@ -34,6 +34,13 @@ ledger_option: Final[Callable[[Any], Any]] = click.option(
     metavar="DIR",
     help="The ledger's directory.",
 )
+
+
+class Show(Protocol):
+    """Draws how much is done, and a note beside it."""
+
+    def __call__(self, done: int, note: str = "", /) -> None:
+        """Draw."""
 
 
 class Failed(click.ClickException):
@@ -67,13 +74,13 @@ class Commands(click.Group):
 
 
 @contextmanager
-def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None) -> Iterator[Show]:
     """Yield a function to call with how much is done; draws a bar if a person is watching.
 
     `total` is in the same unit; None where it is not known.
     """
     if not sys.stderr.isatty():
-        yield lambda _done: None
+        yield lambda _done, _note="": None
         return
     from rich.console import Console
     from rich.progress import (
@@ -84,7 +91,8 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    note = TextColumn("{task.fields[note]}")
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), note, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        task = bar.add_task(what, total=total, note="")
+        yield lambda done, note="": bar.update(task, completed=done, note=note)

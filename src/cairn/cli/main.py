@@ -10,8 +10,9 @@ import click
 from cairn.cli.common import Commands
 from cairn.cli.demo import demo
 from cairn.cli.log import log
-from cairn.cli.read import backup, export, show, validate
+from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
+from cairn.cli.validate import validate
 from cairn.cli.write import add, import_, init
 
 

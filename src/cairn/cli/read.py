@@ -1,4 +1,4 @@
-"""Commands that read: show, validate, export, backup."""
+"""Commands that read: show, export, backup."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import click
 
-from cairn.cli.common import NOT_VALID, ledger_option, progress
+from cairn.cli.common import ledger_option, progress
 from cairn.core.canonical import parse
-from cairn.core.errors import DamagedError, NoSuchBlockError
+from cairn.core.errors import NoSuchBlockError
 from cairn.ledger import Ledger
 from cairn.ledger.exchange import export_lines
-from cairn.report import Report
 
 HASH_DIGITS: Final = 64
 
@@ -40,31 +39,6 @@ def show(directory: Path, block: str) -> None:
         text = json.dumps(parse(found.to_json()), indent=2, ensure_ascii=False)
         # Recorded text must not drive the terminal; the other control characters are escaped.
         click.echo(re.sub(r"[\x7f-\x9f]", lambda c: f"\\u{ord(c[0]):04x}", text))
-
-
-@click.command()
-@click.option(
-    "--all", "every", is_flag=True, help="Report every failing block, not the first only."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@ledger_option
-@click.pass_context
-def validate(ctx: click.Context, directory: Path, every: bool, as_json: bool) -> None:
-    """Read the whole ledger again and check every rule, from genesis to head."""
-    with Ledger.open(directory, read_only=True) as ledger:
-        length = None
-        with suppress(DamagedError):  # which the report will name
-            length = len(ledger)
-        with progress("validating", length) as show_done:
-            report = ledger.validate(all=every, progress=lambda total: show_done(total.stop))
-    if as_json:
-        value = report.to_value()
-        if every:
-            value["failures"] = [failure.to_value() for failure in report.failures]
-        click.echo(json.dumps(value))
-    else:
-        click.echo(_in_words(report))
-    ctx.exit(0 if report.valid else NOT_VALID)
 
 
 @click.command()
@@ -130,11 +104,3 @@ def backup(directory: Path, target: Path) -> None:
         ledger.backup(target, progress=lambda done, total: show_percent(100 * done // (total or 1)))
     with Ledger.open(target, read_only=True) as copy:
         click.echo(f"copied {len(copy)} blocks to {target}; head {copy.head.hash}")
-
-
-def _in_words(report: Report) -> str:
-    speed = f"{report.blocks / report.seconds:,.0f} blocks/s" if report.seconds else "no time"
-    checked = f"{report.blocks} blocks, {report.bytes} bytes in {report.seconds:.3f} s ({speed})"
-    if report.valid:
-        return f"valid: {checked}"
-    return "\n".join([f"NOT VALID: {checked}", *(failure.message for failure in report.failures)])

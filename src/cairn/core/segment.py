@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.block import Block
-from cairn.core.entry import Entry
+from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import FormatError
 from cairn.core.hasher import Hasher
 from cairn.core.header import (
@@ -104,23 +104,28 @@ class Segment:
     @classmethod
     def seal(
         cls,
-        entries: Sequence[bytes],
+        texts: Sequence[bytes],
+        salts: bytes,
         *,
         start: int,
         previous_hash: bytes,
         timestamp: int,
         hasher: Hasher,
     ) -> Segment:
-        """Make one value block of each of `entries` (salt ‖ canonical JSON; at least one).
+        """Make one value block of each of `texts` (canonical JSON; at least one).
+
+        `salts` are as many times 16 bytes, one for each, end to end.
 
         The first is at position `start` and links to `previous_hash`; `timestamp` is in µs and the
         same for all: they are sealed at once.
         """
-        n = len(entries)
+        n = len(texts)
         offsets = np.zeros(n + 1, np.int64)
-        np.cumsum([len(entry) for entry in entries], out=offsets[1:])
+        np.cumsum(np.fromiter(map(len, texts), np.int64, n) + SALT_BYTES, out=offsets[1:])
         starts, stops = offsets[:-1], offsets[1:]
-        data = np.frombuffer(b"".join(entries), np.uint8)
+        data = np.frombuffer(bytearray(SALT_BYTES).join([b"", *texts]), np.uint8)
+        salted = np.ndarray((len(data) - SALT_BYTES + 1,), f"V{SALT_BYTES}", data, strides=(1,))
+        salted[starts] = np.frombuffer(salts, salted.dtype)
         template = Header(
             kind=Kind.VALUE,
             index=0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,10 @@ from cairn.hashing.portable import HashlibHasher
 try:
     from cairn.hashing import _lanes
 except ImportError:  # installed without a compiler
-    _lanes: Any = None  # type: ignore[no-redef]
-
-INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _lanes is None else _lanes.available()
-"""What the kernel can use here, best first; none where it was not built."""
+    INSTRUCTION_SETS: tuple[str, ...] = ()
+    """What the kernel can use here, best first; none where it was not built."""
+else:
+    INSTRUCTION_SETS = _lanes.available()
 
 EXAMPLES: Final = {
     b"": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",

@@ -7,6 +7,7 @@ from contextlib import closing
 from itertools import chain
 from os import PathLike
 from pathlib import Path
+from typing import Final
 
 from cairn.core.block import Block
 from cairn.core.canonical import canonical, parse
@@ -18,9 +19,13 @@ from cairn.core.validation import Summary, validate
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher
 from cairn.ledger.ledger import Ledger
-from cairn.ledger.writer import BATCH_BYTES, BATCH_ENTRIES
 from cairn.store.directory import new_directory
 from cairn.store.disk import DiskStore
+
+BATCH_ENTRIES: Final = 8192
+"""Blocks that an import stores at once, at most: they are objects, which are large."""
+BATCH_BYTES: Final = 4 * 2**20
+"""Bytes of their entries, about."""
 
 
 def export_lines(ledger: Ledger) -> Iterator[str]:

@@ -188,7 +188,7 @@ class Ledger:
             OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
                 may be.
         """
-        return self._writer.extend(values, self.encoder.value)
+        return self._writer.extend(values, self.encoder.values)
 
     def extend_json(self, texts: Iterable[bytes | str]) -> int:
         """Record the values of many JSON texts, such as the lines of an NDJSON file, as `extend`.
@@ -197,7 +197,7 @@ class Ledger:
             ExtendError: also where a text is not acceptable JSON.
             OutcomeUnknownError: as for `extend`.
         """
-        return self._writer.extend(map(_utf8, texts), self.encoder.text)
+        return self._writer.extend(map(_utf8, texts), self.encoder.texts)
 
     @cached_property
     def genesis(self) -> Genesis:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from threading import Condition, get_ident
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES, Entry
@@ -24,16 +25,21 @@ from cairn.core.errors import (
 from cairn.core.hasher import Hasher
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
+from cairn.encoding import Encoded
 from cairn.store.interface import Store
 
-BATCH_ENTRIES: Final = 8192
-"""Entries that `extend` commits at once, at most: makes the cost of an fsync small."""
-BATCH_BYTES: Final = 4 * 2**20
+BATCH_ENTRIES: Final = 65_536
+"""Entries that `extend` commits at once, at most: enough for a sealed segment of their own."""
+BATCH_BYTES: Final = 16 * 2**20
 """Bytes of entries that `extend` commits at once, about: bounds what it holds in memory."""
-BATCH_SECONDS: Final = 0.2
+BATCH_SECONDS: Final = 0.5
 """How long `extend` may hold an entry before it commits, when the next one comes."""
-SALTS_AT_ONCE: Final = 64
-"""Salts drawn from the operating system in one call by `extend`."""
+GROUP_ITEMS: Final = 128
+"""Items that `extend` encodes at once, at most: makes the cost of a call small."""
+GROUP_BYTES: Final = 2**20
+"""Bytes of JSON that `extend` encodes at once, about, going by the items before."""
+BACKGROUND_FROM: Final = 8192
+"""Entries from which on a batch is committed while `extend` encodes the next one."""
 COLUMNS_FROM: Final = 64
 """Values from which on sealing them as columns is quicker than one by one."""
 MAX_KEY: Final = 255
@@ -78,6 +84,45 @@ class Append:
         if self.last is None:
             raise self.error or OutcomeUnknownError("the writer was interrupted")
         return self.last
+
+
+class _Commits:
+    """Batches on their way to the disk: a large one in a thread, while the next is encoded.
+
+    One at a time and in order. Leaving waits for what is under way, and raises what kept it from
+    being durable.
+    """
+
+    def __init__(self, commit: Callable[[list[bytes]], None]) -> None:
+        self._commit = commit
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: tuple[int, Future[None]] | None = None
+        self.durable = 0
+        """Entries."""
+
+    def add(self, batch: list[bytes]) -> None:
+        """Commit a batch, after those before it."""
+        self._settle()
+        if len(batch) < BACKGROUND_FROM:
+            self._commit(batch)
+            self.durable += len(batch)
+            return
+        self._thread = self._thread or ThreadPoolExecutor(1, "cairn-extend")
+        self._waiting = len(batch), self._thread.submit(self._commit, batch)
+
+    def _settle(self) -> None:
+        if self._waiting is not None:
+            (count, commit), self._waiting = self._waiting, None
+            commit.result()
+            self.durable += count
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._settle()
 
 
 class _Tip(NamedTuple):
@@ -135,28 +180,33 @@ class Writer:
             if mine:
                 self._end_turn()
 
-    def extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
-        """Record what `encode` makes of each item, as `Ledger.extend` says; return how many.
+    def extend(self, items: Iterable[Any], encode: Callable[[Sequence[Any]], Encoded]) -> int:
+        """Record what `encode` makes of the items, as `Ledger.extend` says; return how many.
 
         Raises:
             ExtendError: `encode` refused an item; all before it are durable.
             OutcomeUnknownError: the disk failed.
         """
-        durable = 0
+        commits = _Commits(self._commit_batch)
         try:
-            for batch in self._batches(items, encode):
-                with self.own_turn():
-                    self._store_segment(self._seal(batch, self._read_tip()), {})
-                durable += len(batch)
+            with commits:
+                for batch in _batches(items, encode):
+                    commits.add(batch)
         except _RefusedError as error:
-            raise ExtendError(durable, error.cause) from error.cause
+            raise ExtendError(commits.durable, error.cause) from error.cause
         except OutcomeUnknownError as error:
-            error.durable = durable
+            error.durable = commits.durable
             raise
         except BaseException as error:
-            error.add_note(f"the {durable} items before are durable")
+            error.add_note(f"the {commits.durable} items before are durable")
             raise
-        return durable
+        return commits.durable
+
+    def _commit_batch(self, texts: list[bytes]) -> None:
+        """Make a block of each text, all durable."""
+        salts = self._entropy(SALT_BYTES * len(texts))
+        with self.own_turn():
+            self._store_segment(self._seal(texts, salts, self._read_tip()), {})
 
     @contextmanager
     def own_turn(self) -> Iterator[None]:
@@ -238,12 +288,7 @@ class Writer:
 
     def _as_columns(self, texts: list[bytes], tip: _Tip) -> tuple[Segment, Callable[[int], Block]]:
         """Do the same as columns."""
-        salts = self._entropy(SALT_BYTES * len(texts))
-        starts = range(0, len(salts), SALT_BYTES)
-        entries = [
-            salts[at : at + SALT_BYTES] + text for at, text in zip(starts, texts, strict=True)
-        ]
-        segment = self._seal(entries, tip)
+        segment = self._seal(texts, self._entropy(SALT_BYTES * len(texts)), tip)
         return segment, segment.block
 
     def _recall(self, append: Append, fresh: list[Append]) -> bool:
@@ -272,39 +317,10 @@ class Writer:
             raise DamagedError(f"key {key!r} names blocks {places}, which are not all there")
         return [block.data_json() for block in blocks], blocks[-1]
 
-    def _batches(
-        self, items: Iterable[Any], encode: Callable[[Any], bytes]
-    ) -> Iterator[list[bytes]]:
-        """Yield the items as entry bytes, in batches; before an error of theirs, what there is."""
-        batch: list[bytes] = []
-        salts, size, began = b"", 0, time.monotonic()
-        try:
-            for item in items:
-                try:
-                    canonical = encode(item)
-                except EntryError as error:
-                    raise _RefusedError(error) from error
-                salts = salts or self._entropy(SALT_BYTES * SALTS_AT_ONCE)
-                # Joined at once: orjson's own buffers are large, and keeping thousands is slow.
-                batch.append(salts[:SALT_BYTES] + canonical)
-                salts = salts[SALT_BYTES:]
-                size += len(canonical)
-                waited = time.monotonic() - began
-                if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or waited >= BATCH_SECONDS:
-                    yield batch
-                    batch, size, began = [], 0, time.monotonic()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            if batch:
-                yield batch
-            raise
-        if batch:
-            yield batch
-
-    def _seal(self, entries: list[bytes], tip: _Tip) -> Segment:
+    def _seal(self, texts: list[bytes], salts: bytes, tip: _Tip) -> Segment:
         return Segment.seal(
-            entries,
+            texts,
+            salts,
             start=tip.length,
             previous_hash=tip.hash,
             timestamp=max(self._clock(), tip.timestamp),
@@ -326,6 +342,52 @@ class Writer:
                 raise DamagedError(f"block {length - 1}, the recorded head, is not there")
             self._tip = _tip_of(segments[-1])
         return self._tip
+
+
+def _batches(
+    items: Iterable[Any], encode: Callable[[Sequence[Any]], Encoded]
+) -> Iterator[list[bytes]]:
+    """Yield the items as canonical JSON, in batches; before an error of theirs, what there is."""
+    batch: list[bytes] = []
+    group: list[Any] = []
+
+    def encode_group() -> int:
+        texts, error = encode(group)
+        group.clear()
+        batch.extend(texts)
+        if error is not None:
+            raise _RefusedError(error) from error
+        return sum(map(len, texts))
+
+    most_items = min(GROUP_ITEMS, BATCH_ENTRIES)
+    most, size, due = most_items, 0, time.monotonic() + BATCH_SECONDS
+    try:
+        try:
+            for item in items:
+                group.append(item)
+                if len(group) < most and time.monotonic() < due:
+                    continue
+                count, added = len(group), encode_group()
+                most, size = max(1, min(most_items, GROUP_BYTES * count // added)), size + added
+                if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or time.monotonic() >= due:
+                    yield batch
+                    batch, size, due = [], 0, time.monotonic() + BATCH_SECONDS
+        except (GeneratorExit, _RefusedError):
+            raise
+        except BaseException:
+            if group:
+                encode_group()
+            raise
+        if group:
+            encode_group()
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def _require_key(key: object) -> None:

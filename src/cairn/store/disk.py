@@ -50,7 +50,7 @@ class DiskStore:
 
     def __init__(self, directory: Path, hasher: Hasher, *, read_only: bool = False) -> None:
         self.directory = directory
-        self._folder = directory / SEGMENTS_NAME
+        self._folder = directory.absolute() / SEGMENTS_NAME  # as other processes will find it
         self._hasher = hasher
         self._tail = SqliteStore(directory, read_only=read_only)
         self._lock = Lock()

@@ -38,9 +38,13 @@ struct work {
     const uint8_t *data;
     uint64_t size;
     const uint64_t *starts, *stops;
+    /* (if they are NULL: from `first` on, `stride` bytes each, end to end) */
+    uint64_t first, stride;
     uint8_t *out;
     size_t count; /* messages */
 };
+
+struct judged;
 
 /* An instruction set. State words are laid out word by word: word j of lane i is
  * state[j * lanes + i]. */
@@ -57,6 +61,8 @@ struct isa {
      * prefix byte on, lie in the data; return how many messages that were. Cuts may be any numbers.
      * NULL where groups gain nothing. */
     size_t (*group)(const struct work *work);
+    /* The column checks, see screen.h. */
+    void (*judge)(const struct judged *judged);
     /* Run `times` compressions of each lane in registers. */
     void (*compress)(uint32_t *state, uint64_t times);
     /* Try 256 nonces, see search.h. NULL where `blocks` does it faster. */

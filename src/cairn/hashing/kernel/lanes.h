@@ -232,8 +232,15 @@ TARGET static uint64_t FN(line_up)(
         }
         return work->blocks;
     }
-    memcpy(starts, work->starts + first, sizeof starts);
-    memcpy(stops, work->stops + first, sizeof stops);
+    if (work->starts) {
+        memcpy(starts, work->starts + first, sizeof starts);
+        memcpy(stops, work->stops + first, sizeof stops);
+    } else {
+        for (int i = 0; i < LANES; i++) {
+            starts[i] = work->first + (first + (size_t)i) * work->stride;
+            stops[i] = starts[i] + work->stride;
+        }
+    }
     __asm__ volatile("" : : : "memory"); /* what is checked now is not read again */
     const uint64_t blocks = (stops[0] - starts[0] + before + 8) / BLOCK + 1;
     uint64_t bad = blocks > MOST_BLOCKS;
@@ -294,6 +301,12 @@ TARGET static size_t FN(group)(const struct work *work)
                 state[j] = (word){0} + start[j];
         }
     }
+}
+
+/* See struct isa. */
+TARGET static void FN(judge)(const struct judged *judged)
+{
+    judge(judged);
 }
 
 /* See struct isa. */

@@ -183,30 +183,30 @@ static void batch_add(struct batch *b, uint64_t start, uint64_t stop, uint8_t *o
     }
 }
 
-/* Hash data[starts[i]:stops[i]] to row i of `out`, now or later; return 0 if one of them is not
- * 0 <= start <= stop <= size of the data. Each is read once only before it is believed, so that nobody can
- * change it after the check. */
+/* Hash data[starts[i]:stops[i]] to row i of `out`, now or later; where `starts` is NULL, messages of
+ * `stride` bytes end to end from `first` on. Return 0 if one of them is not 0 <= start <= stop <= size of
+ * the data. None is read again after the check: they may change. */
 static int batch_cuts(
-    struct batch *b, const uint64_t *starts, const uint64_t *stops, size_t n, uint8_t *out)
+    struct batch *b, const uint64_t *starts, const uint64_t *stops, uint64_t first,
+    uint64_t stride, size_t n, uint8_t *out)
 {
+    struct work work = {
+        .prefix = b->prefix, .data = b->data, .size = b->size, .stride = stride};
     for (size_t i = 0; i < n;) {
         size_t singly = n - i;
         if (b->isa->group && singly >= b->isa->lanes) {
-            const struct work work = {
-                .prefix = b->prefix,
-                .data = b->data,
-                .size = b->size,
-                .starts = starts + i,
-                .stops = stops + i,
-                .out = out + i * DIGEST,
-                .count = singly,
-            };
+            work.starts = starts ? starts + i : NULL;
+            work.stops = starts ? stops + i : NULL;
+            work.first = first + i * stride;
+            work.out = out + i * DIGEST;
+            work.count = singly;
             i += b->isa->group(&work);
             singly = n - i < b->isa->lanes ? n - i : b->isa->lanes;
         }
         for (; singly--; i++) {
-            const uint64_t start = ((const volatile uint64_t *)starts)[i];
-            const uint64_t stop = ((const volatile uint64_t *)stops)[i];
+            const uint64_t start =
+                starts ? ((const volatile uint64_t *)starts)[i] : first + i * stride;
+            const uint64_t stop = starts ? ((const volatile uint64_t *)stops)[i] : start + stride;
             if (start > stop || stop > b->size)
                 return 0;
             batch_add(b, start, stop, out + i * DIGEST);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "kernel.h"
+#include "judge.h"
 #include "messages.h"
 #include "screen.h"
 #include "nonce.h"
@@ -107,6 +108,11 @@ static void times_scalar(uint32_t *state, uint64_t times)
         compress_one(state, w);
 }
 
+static void judge_plain(const struct judged *judged)
+{
+    judge(judged);
+}
+
 static int always(void)
 {
     return 1;
@@ -117,19 +123,20 @@ static const struct {
     int (*supported)(void);
 } ISAS[] = {
 #if defined(__x86_64__)
-    {{"avx512", 16, 0, blocks_avx512, group_avx512, times_avx512, search_avx512}, has_avx512},
-    {{"sha", 2, 0, blocks_sha_2, NULL, times_sha, NULL}, has_sha},
-    {{"avx2", 8, 0, blocks_avx2, group_avx2, times_avx2, search_avx2}, has_avx2},
+    {{"avx512", 16, 0, blocks_avx512, group_avx512, judge_avx512, times_avx512,
+      search_avx512}, has_avx512},
+    {{"sha", 2, 0, blocks_sha_2, NULL, judge_plain, times_sha, NULL}, has_sha},
+    {{"avx2", 8, 0, blocks_avx2, group_avx2, judge_avx2, times_avx2, search_avx2}, has_avx2},
 #elif defined(__aarch64__)
-    {{"neon", 4, 0, blocks_neon, group_neon, times_neon, search_neon}, always},
+    {{"neon", 4, 0, blocks_neon, group_neon, judge_neon, times_neon, search_neon}, always},
 #endif
-    {{"scalar", 1, 2, blocks_scalar, NULL, times_scalar, search_one}, always},
+    {{"scalar", 1, 2, blocks_scalar, NULL, judge_plain, times_scalar, search_one}, always},
 };
 
 enum { ISA_COUNT = sizeof ISAS / sizeof ISAS[0] };
 
 #if defined(__x86_64__)
-static const struct isa SINGLE_SHA = {"sha", 1, 7, blocks_sha_1, NULL, NULL, NULL};
+static const struct isa SINGLE_SHA = {"sha", 1, 7, blocks_sha_1, NULL, NULL, NULL, NULL};
 #endif
 
 /* Of the module: what this CPU can do. Asked once, since a virtual machine answers slowly. */
@@ -218,7 +225,7 @@ static PyObject *hash_cuts(PyObject *self, PyObject *args, const char *format, i
     batch_start(
         &batch, isa, finisher(self, isa), raw ? PREFIX_NONE : PREFIX_LEAF, data.buf,
         (uint64_t)data.len);
-    good = batch_cuts(&batch, starts.buf, stops.buf, n, out.buf);
+    good = batch_cuts(&batch, starts.buf, stops.buf, 0, 0, n, out.buf);
     batch_end(&batch);
     Py_END_ALLOW_THREADS
     if (good)
@@ -262,8 +269,7 @@ static PyObject *py_node_hashes(PyObject *self, PyObject *args)
     struct batch batch;
     batch_start(
         &batch, isa, finisher(self, isa), PREFIX_NODE, children.buf, (uint64_t)children.len);
-    for (size_t i = 0; i < n; i++)
-        batch_add(&batch, i * 2 * DIGEST, (i + 1) * 2 * DIGEST, (uint8_t *)out.buf + i * DIGEST);
+    batch_cuts(&batch, NULL, NULL, 0, 2 * DIGEST, n, out.buf);
     batch_end(&batch);
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);

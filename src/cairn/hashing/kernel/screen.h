@@ -1,20 +1,7 @@
 /* The screen: which blocks of a segment break a rule, by the columns alone. It is
  * `cairn.core.validation`'s own column checks, done in chunks that stay in the cache. */
 
-enum { HEADER = 104, CHUNK = 1024 };
-
-/* Where the fields lie in a header; see cairn.core.header. */
-enum {
-    AT_INDEX = 8,
-    AT_PREVIOUS = 16,
-    AT_TIMESTAMP = 48,
-    AT_COUNT = 56,
-    AT_SIZE = 60,
-    AT_ROOT = 64,
-    AT_NONCE = 96,
-};
-
-enum { VALUE = 0, BATCH = 1, RECORD = 2 };
+enum { CHUNK = 1024 };
 
 /* A segment's columns, as cairn.core.segment describes them, and what is asked of them. */
 struct columns {
@@ -27,17 +14,11 @@ struct columns {
     uint8_t *flags;
 };
 
-/* SHA-256 of nothing: the root of a tree without leaves. */
-static const uint8_t EMPTY_ROOT[DIGEST] = {
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
-    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-};
-
 /* Working space of a call. */
 struct scratch {
     struct batch batch;
+    int single; /* all blocks of the chunk have one entry, and firsts says so */
     size_t firsts[CHUNK + 1]; /* the entries of block i are [firsts[i], firsts[i + 1]) of the chunk */
-    uint64_t starts[CHUNK], stops[CHUNK];
     uint8_t hashes[CHUNK * DIGEST]; /* of the headers */
     size_t rows; /* for this many hashes of 32 bytes there is room at */
     uint8_t *leaves, *nodes;
@@ -57,13 +38,13 @@ static int scratch_grow(struct scratch *s, size_t rows)
     return 1;
 }
 
-/* Set starts and stops to the first n of messages of `size` bytes, one every `step` bytes. */
-static void lay_out(struct scratch *s, size_t n, uint64_t first, uint64_t step, uint64_t size)
+/* Whether `blocks` blocks have one entry each. */
+static int all_single(const uint8_t *headers, size_t blocks)
 {
-    for (size_t i = 0; i < n; i++) {
-        s->starts[i] = first + i * step;
-        s->stops[i] = first + i * step + size;
-    }
+    uint32_t differ = 0;
+    for (size_t i = 0; i < blocks; i++)
+        differ |= read_be32(headers + i * HEADER + AT_COUNT) ^ 1;
+    return !differ;
 }
 
 /* Replace the leaves of each of `blocks` trees by its root, in the place of the first. All trees go
@@ -82,10 +63,8 @@ static void tree_roots(
             if (leaves < 2)
                 continue;
             const size_t width = ((leaves - 1) >> level) + 1, pairs = width / 2;
-            for (size_t pair = 0; pair < pairs; pair++) {
-                const uint64_t at = (first + 2 * pair) * DIGEST;
-                batch_add(&s->batch, at, at + 2 * DIGEST, to + (first + pair) * DIGEST);
-            }
+            batch_cuts(
+                &s->batch, NULL, NULL, first * DIGEST, 2 * DIGEST, pairs, to + first * DIGEST);
             if (width % 2) {
                 const uint8_t *odd = from + (first + width - 1) * DIGEST;
                 memcpy(to + (first + pairs) * DIGEST, odd, DIGEST);
@@ -102,55 +81,6 @@ static void tree_roots(
             memcpy(s->leaves + s->firsts[i] * DIGEST, from + s->firsts[i] * DIGEST, DIGEST);
 }
 
-/* Return nonzero bits where 32 bytes differ. */
-ALWAYS_INLINE uint64_t differ(const uint8_t *a, const uint8_t *b)
-{
-    uint64_t x[4], y[4];
-    memcpy(x, a, DIGEST);
-    memcpy(y, b, DIGEST);
-    return (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]);
-}
-
-/* Set the flags of blocks [done, done + blocks), whose entries begin at entry. */
-static void judge(
-    const struct columns *c, const struct scratch *s, size_t done, size_t blocks, size_t entry)
-{
-    /* Copied, since the compiler must fear that flags lie in it. */
-    const uint64_t most_count = c->most_count, most_size = c->most_size;
-    const uint64_t *const offsets = c->offsets + entry;
-    const uint8_t *h = c->headers + done * HEADER, *stored_hash = c->hashes + done * DIGEST;
-    const uint8_t *const leaves = s->leaves;
-    uint8_t *const flags = c->flags + done;
-    uint64_t position = c->start + done;
-    /* The first block of the segment follows nothing that is known here. */
-    uint64_t before = done ? read_be64(h - HEADER + AT_TIMESTAMP) : 0;
-    const uint8_t *link = done ? stored_hash - DIGEST : h + AT_PREVIOUS;
-    for (size_t i = 0; i < blocks; i++) {
-        const size_t first = s->firsts[i], last = s->firsts[i + 1];
-        const uint64_t count = last - first, stored = offsets[last] - offsets[first];
-        const uint64_t timestamp = read_be64(h + AT_TIMESTAMP);
-        /* What must be equal, compared in one; `kind` of version 1 and without bits. */
-        const uint64_t kind = read_be64(h) ^ (uint64_t)1 << 48;
-        uint64_t bad = read_be64(h + AT_INDEX) ^ position;
-        bad |= differ(h + AT_PREVIOUS, link);
-        bad |= read_be64(h + AT_COUNT) ^ (count << 32 | (stored & 0xffffffffu));
-        bad |= stored >> 32;
-        bad |= differ(h + AT_ROOT, count ? leaves + first * DIGEST : EMPTY_ROOT);
-        bad |= read_be64(h + AT_NONCE);
-        bad |= differ(stored_hash, s->hashes + i * DIGEST);
-        int flag = bad != 0;
-        flag |= kind != (uint64_t)BATCH << 32 && (count != 1 || (kind != (uint64_t)VALUE << 32 && kind != (uint64_t)RECORD << 32));
-        flag |= timestamp >> 63 || timestamp < before;
-        flag |= count > most_count || stored > most_size;
-        flags[i] = (uint8_t)flag;
-        before = timestamp;
-        position++;
-        link = stored_hash;
-        h += HEADER;
-        stored_hash += DIGEST;
-    }
-}
-
 /* Set each block's flag. Return 1; 0 if the segment is not regular; -1 without memory. Nothing that
  * safety hangs on is read twice: the buffers may change meanwhile. */
 static int screen_into(
@@ -160,37 +90,59 @@ static int screen_into(
     if (c->offsets[0] != 0 || c->offsets[c->m] != c->size)
         return 0;
     for (size_t done = 0, blocks; done < c->n; done += blocks) {
-        /* Take whole blocks while their entries fit, but one at least. */
         size_t entries = 0;
         int trees = 0;
-        s->firsts[0] = 0;
-        for (blocks = 0; blocks < CHUNK && done + blocks < c->n; blocks++) {
-            const size_t count = read_be32(c->headers + (done + blocks) * HEADER + AT_COUNT);
-            if (count > c->m - entry - entries)
-                return 0;
-            if (blocks && entries + count > CHUNK)
-                break;
-            trees |= count > 1;
-            entries += count;
-            s->firsts[blocks + 1] = entries;
+        blocks = c->n - done < CHUNK ? c->n - done : CHUNK;
+        if (blocks <= c->m - entry && all_single(c->headers + done * HEADER, blocks)) {
+            entries = blocks;
+            for (size_t i = 0; !s->single && i <= CHUNK; i++)
+                s->firsts[i] = i;
+            s->single = 1;
+        } else {
+            /* Take whole blocks while their entries fit, but one at least. */
+            s->single = 0;
+            s->firsts[0] = 0;
+            for (blocks = 0; blocks < CHUNK && done + blocks < c->n; blocks++) {
+                const size_t count = read_be32(c->headers + (done + blocks) * HEADER + AT_COUNT);
+                if (count > c->m - entry - entries)
+                    return 0;
+                if (blocks && entries + count > CHUNK)
+                    break;
+                trees |= count > 1;
+                entries += count;
+                s->firsts[blocks + 1] = entries;
+            }
         }
         if (!scratch_grow(s, entries > CHUNK ? entries : CHUNK))
             return -1;
 
         const uint64_t *offsets = c->offsets + entry;
         batch_start(&s->batch, isa, single, PREFIX_LEAF, c->data, c->size);
-        if (!batch_cuts(&s->batch, offsets, offsets + 1, entries, s->leaves))
+        if (!batch_cuts(&s->batch, offsets, offsets + 1, 0, 0, entries, s->leaves))
             return 0;
         batch_end(&s->batch);
         if (trees)
             tree_roots(isa, single, s, blocks);
 
-        lay_out(s, blocks, done * HEADER, HEADER, HEADER);
         batch_start(&s->batch, isa, single, PREFIX_LEAF, c->headers, c->n * HEADER);
-        batch_cuts(&s->batch, s->starts, s->stops, blocks, s->hashes);
+        batch_cuts(&s->batch, NULL, NULL, done * HEADER, HEADER, blocks, s->hashes);
         batch_end(&s->batch);
 
-        judge(c, s, done, blocks, entry);
+        const struct judged judged = {
+            .blocks = blocks,
+            .position = c->start + done,
+            .header = c->headers + done * HEADER,
+            .hash = c->hashes + done * DIGEST,
+            .offsets = offsets,
+            .firsts = s->firsts,
+            .leaves = s->leaves,
+            .hashes = s->hashes,
+            .follows = done > 0,
+            .most_count = c->most_count,
+            .most_size = c->most_size,
+            .flags = c->flags + done,
+        };
+        isa->judge(&judged);
         entry += entries;
     }
     return entry == c->m;
@@ -199,6 +151,7 @@ static int screen_into(
 static int screen(const struct isa *isa, const struct isa *single, const struct columns *c)
 {
     struct scratch scratch;
+    scratch.single = 0;
     scratch.rows = 0;
     scratch.leaves = NULL;
     const int result = screen_into(&scratch, isa, single, c);

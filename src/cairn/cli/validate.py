@@ -1,0 +1,141 @@
+"""`cairn validate`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import click
+
+from cairn.cli.common import NOT_VALID, Failed, ledger_option, progress
+from cairn.core.errors import DamagedError
+from cairn.core.validation import Summary
+from cairn.hashing import best_hasher
+from cairn.ledger import Ledger
+from cairn.report import Report
+
+DASK_SECONDS: Final = 10
+"""How long to wait for a Dask scheduler."""
+
+
+@click.command()
+@click.option(
+    "--all", "every", is_flag=True, help="Report every failing block, not the first only."
+)
+@click.option(
+    "--from",
+    "start",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="INDEX",
+    help="Leave out the blocks before this one.",
+)
+@click.option(
+    "--incremental",
+    is_flag=True,
+    help="Start where the last incremental run ended well, as noted in the ledger's directory.",
+)
+@click.option(
+    "--canonical",
+    is_flag=True,
+    help="Check also that all data is canonical JSON. This parses it, and so is slow.",
+)
+@click.option("--hasher", metavar="NAME", help="What hashes: hashlib, lanes, cuda and so on.")
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="Let the workers of a Dask cluster do it, such as tls://host:8786. They must see the "
+    "ledger's directory under the same path.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@ledger_option
+@click.pass_context
+def validate(
+    ctx: click.Context,
+    directory: Path,
+    every: bool,
+    start: int,
+    incremental: bool,
+    canonical: bool,
+    hasher: str | None,
+    dask: str | None,
+    as_json: bool,
+) -> None:
+    """Read the whole ledger again and check every rule, from genesis to head."""
+    in_python = canonical or (hasher or best_hasher().name) == "hashlib"
+    with Ledger.open(directory, read_only=True) as ledger, _executor(dask, in_python) as executor:
+        length = None
+        with suppress(DamagedError):  # which the report will name
+            length = len(ledger)
+        began = time.monotonic()
+        with progress("validating", length) as show:
+            report = ledger.validate(
+                all=every,
+                start=start,
+                incremental=incremental,
+                canonical=canonical,
+                hasher=hasher,
+                executor=executor,
+                progress=lambda total: show(total.stop, _speed(total, time.monotonic() - began)),
+            )
+    if as_json:
+        value = report.to_value()
+        if every:
+            value["failures"] = [failure.to_value() for failure in report.failures]
+        click.echo(json.dumps(value))
+    else:
+        click.echo(_in_words(report))
+    ctx.exit(0 if report.valid else NOT_VALID)
+
+
+@contextmanager
+def _executor(dask: str | None, in_python: bool) -> Iterator[Executor | None]:
+    """Yield what does the work; None: the ledger's own threads.
+
+    Work that is `in_python` gets processes: Python's own lock lets one thread at a time do it.
+    """
+    if dask is not None:
+        with _dask_executor(dask) as executor:
+            yield executor
+    elif in_python:
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as executor:
+            yield executor
+    else:
+        yield None
+
+
+@contextmanager
+def _dask_executor(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client  # type: ignore[import-untyped]
+    except ImportError:
+        raise Failed("Dask is not installed: pip install 'cairn-ledger[dask]'") from None
+    try:
+        client = Client(address, timeout=DASK_SECONDS, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise Failed(f"there is no Dask scheduler at {address}: {error}") from error
+    with client, client.get_executor(pure=False) as executor:
+        yield executor
+
+
+def _speed(total: Summary, seconds: float) -> str:
+    """Return blocks and gigabytes a second, for people."""
+    if not seconds:
+        return ""
+    return f"{total.blocks / seconds:,.0f} blocks/s  {total.nbytes / seconds / 1e9:.2f} GB/s"
+
+
+def _in_words(report: Report) -> str:
+    speed = "no time"
+    if report.seconds:
+        speed = f"{report.blocks / report.seconds:,.0f} blocks/s"
+    checked = f"{report.blocks} blocks, {report.bytes} bytes in {report.seconds:.3f} s ({speed})"
+    if report.valid:
+        return f"valid: {checked}"
+    return "\n".join([f"NOT VALID: {checked}", *(failure.message for failure in report.failures)])
