@@ -71,7 +71,7 @@ def test_the_readme_s_programs_print_what_it_says(
     programs = re.findall(
         r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL
     )
-    assert len(programs) == 3
+    assert len(programs) == 4
     for program, output in programs:
         program = program.replace("http://127.0.0.1:5000", node)
         assert_matches(output, run([sys.executable, "-c", program], tmp_path, environment))

@@ -53,6 +53,8 @@ def hasher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> C
     monkeypatch.setattr(cuda, "DATA_BYTES", SLICE)
     monkeypatch.setattr(cuda, "MESSAGES", 50)
     monkeypatch.setattr(cuda, "LONGEST", 1500)
+    monkeypatch.setattr(cuda, "THREADS", 32)
+    monkeypatch.setattr(cuda, "BLOCKS_PER_PROCESSOR", 1)
     if request.param != "gpu":
         library = request.getfixturevalue("library")
         fake = FakeCore(library, lazy=request.param == "when waited for")
@@ -145,6 +147,16 @@ def test_a_slice_is_full_before_the_next_begins(
     assert core.launches == {"leaf_hashes": 4, "node_hashes": 3}
 
 
+def test_messages_of_as_many_blocks_stand_together_in_a_slice() -> None:
+    sizes = np.random.default_rng(1).integers(0, 2000, 500)
+    stops = np.cumsum(sizes, dtype=np.int64)
+    data = np.zeros(stops[-1], np.uint8)
+    [(_, count, rows)] = cuda._leaf_slices(data, stops - sizes, stops)
+    assert count == 500
+    blocks = [(1 + size + 8) // 64 + 1 for size in sizes[rows].tolist()]
+    assert blocks == sorted(blocks, reverse=True)
+
+
 def test_after_a_failure_the_next_call_is_right(
     library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,11 +215,14 @@ def test_search_finds_the_nonce_that_the_plain_one_finds(
 
 
 def test_search_returns_the_lowest_of_many_in_groups_far_apart(hasher: CudaHasher) -> None:
-    nonce = plain(HEADER, 0, 2**20, 2**242)
-    assert nonce is not None
-    for first in (0, nonce - 1, nonce):
-        assert hasher.search(HEADER, first, 2**17, 2**242) == nonce
-    assert hasher.search(HEADER, 0, nonce, 2**242) is None
+    """Each thread takes many groups, and finds nonces in several."""
+    for number in range(20):
+        header = bytes([number]) * 104
+        nonce = plain(header, 0, 2**20, 2**242)
+        assert nonce is not None
+        for first in (0, nonce - 1, nonce):
+            assert hasher.search(header, first, 2**17, 2**242) == nonce
+        assert hasher.search(header, 0, nonce, 2**242) is None
 
 
 def test_search_compares_all_bits_of_the_target(hasher: CudaHasher) -> None:

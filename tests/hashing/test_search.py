@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from functools import partial
 from hashlib import sha256
 
@@ -58,6 +59,13 @@ def test_all_bits_of_the_target_count(find: Search) -> None:
     for bit in range(256):
         serves = value ^ 1 << bit > value
         assert find(HEADER, 77, 1, value ^ 1 << bit) == (77 if serves else None)
+
+
+def test_the_least_hash_of_a_group_serves_for_itself_as_target(find: Search) -> None:
+    """With no other nonce near that would make one look there."""
+    value, nonce = min((hash_of(HEADER, i), i) for i in range(256))
+    assert find(HEADER, 0, 256, value) == nonce
+    assert find(HEADER, 0, 256, value - 1) is None
 
 
 def test_every_byte_of_the_header_counts_but_the_nonce(find: Search) -> None:
@@ -208,6 +216,19 @@ def test_it_stops_when_told_and_says_how_far_it_came() -> None:
     assert (outcome.nonce, outcome.tried) == (None, 30)
     assert asked == [10, 20, 30]
     assert max(begun) <= 5 + 60
+
+
+def test_slices_that_no_thread_has_begun_are_dropped_when_it_stops() -> None:
+    begun: list[int] = []
+
+    def by(header: bytes, first: int, count: int, target: int, /) -> int | None:
+        begun.append(first)
+        if first > 0:
+            time.sleep(0.5)  # by then it was stopped
+        return None
+
+    search_all(HEADER, 0, ALL, 0, by=by, threads=2, step=10, should_stop=lambda tried: True)
+    assert 30 not in begun
 
 
 def test_it_stops_at_the_end_of_the_range_without_being_told() -> None:

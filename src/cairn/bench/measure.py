@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -44,20 +43,20 @@ class Contender:
 
 
 def in_turn(
-    contenders: Sequence[Contender], rounds: int, step: Callable[[], None]
+    contenders: Sequence[Contender], rounds: int, progress: Callable[[float], None]
 ) -> dict[str, Spread]:
     """Run all contenders in turn, `rounds` times after a round that is not counted.
 
-    So what else the machine does meets all of them alike. `step` is called after each run.
+    So what else the machine does meets all of them alike. `progress` is told what share is done.
     Returns units a second by name.
     """
     rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    for number in range(1 + rounds):
-        for contender in contenders:
-            rate = contender.run()
-            if number > 0:
-                rates[contender.name].append(rate)
-            step()
+    runs = (1 + rounds) * len(contenders)
+    for run, contender in enumerate(list(contenders) * (1 + rounds)):
+        progress(run / runs)
+        rate = contender.run()
+        if run >= len(contenders):
+            rates[contender.name].append(rate)
     return {name: Spread.of(found) for name, found in rates.items()}
 
 
@@ -75,8 +74,7 @@ def machine() -> str:
     for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
         if line.startswith("model name"):
             model = line.partition(": ")[2]
-    kernel = ", ".join(INSTRUCTION_SETS) or "not built"
     return (
-        f"{cpus()} × {model}, C kernel: {kernel}; {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the start"
+        f"{cpus()} × {model}, kernel for {', '.join(INSTRUCTION_SETS) or 'none of it'}; "
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     )

@@ -161,7 +161,9 @@ def pure_compressions(threads: int, times: int) -> float:
 
     def work() -> None:
         with ThreadPoolExecutor(threads) as pool:
-            done.extend(pool.map(lambda _: _lanes.compress(INSTRUCTION_SETS[0], times), [0] * threads))
+            done.extend(
+                pool.map(lambda _: _lanes.compress(INSTRUCTION_SETS[0], times), [0] * threads)
+            )
 
     done: list[int] = []
     seconds = timed(work)

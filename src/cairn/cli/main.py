@@ -7,6 +7,7 @@ from io import TextIOWrapper
 
 import click
 
+from cairn.cli.bench import bench
 from cairn.cli.common import Commands
 from cairn.cli.demo import demo
 from cairn.cli.log import log
@@ -29,5 +30,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (init, serve, add, show, log, validate, export, import_, backup, demo):
+for command in (init, serve, add, show, log, validate, export, import_, backup, demo, bench):
     main.add_command(command)

@@ -76,11 +76,11 @@ def _whole_file(path: Path) -> Iterator[BinaryIO]:
 
     What is there and is no regular file (a pipe, a device) is written to directly.
     """
-    path = path.resolve()
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream
         return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         with temporary.open("xb") as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from warnings import warn
 
@@ -38,14 +39,15 @@ def hasher(name: str) -> Hasher:
 
 def names() -> tuple[str, ...]:
     """Return the names of the hashers that this machine can run, the definition first."""
+    from cairn.hashing.cuda import open_device
+
     found = ["hashlib"]
     if _lanes_work():
         found += ["lanes", *(f"lanes-{isa}" for isa in INSTRUCTION_SETS)]
-    try:
-        hasher("cuda")
-    except UsageError:
-        return tuple(found)
-    return (*found, "cuda")
+    with suppress(UsageError):
+        open_device()
+        found.append("cuda")
+    return tuple(found)
 
 
 @cache

@@ -120,16 +120,12 @@ class CudaHasher:
     def _run(self, kernel: str, slices: Iterator[_Slice], out: NDArray[np.uint8]) -> None:
         """Hash slice after slice on the slots in turn; write the rows of `out`."""
         self._device.set_current()
-        try:
-            for number, (fill, count, rows) in enumerate(slices):
-                slot = self._slots[number % len(self._slots)]
-                slot.finish()
-                slot.begin(self._kernels[kernel], fill(slot.pinned_in), count, rows, out)
-            for slot in self._slots:
-                slot.finish()
-        finally:
-            for slot in self._slots:  # after an error: nothing may still use the memory
-                slot.drop()
+        for number, (fill, count, rows) in enumerate(slices):
+            slot = self._slots[number % len(self._slots)]
+            slot.finish()
+            slot.begin(self._kernels[kernel], fill(slot.pinned_in), count, rows, out)
+        for slot in self._slots:
+            slot.finish()
 
 
 def open_device(number: int = 0) -> tuple[Any, Any]:
@@ -182,19 +178,16 @@ class _Slot:
         self.download(count * HASH_BYTES, self.device_out)
 
     def finish(self) -> None:
-        """Wait for what was begun, if anything, and write its hashes to their rows."""
+        """Wait for what was begun, if anything, and write its hashes to their rows.
+
+        What a call that failed left behind goes to the rows of that call, which nobody sees.
+        """
         if self._pending is None:
             return
         self.stream.sync()
         count, rows, out = self._pending
         out[rows] = self.pinned_out[: count * HASH_BYTES].reshape(count, HASH_BYTES)
         self._pending = None
-
-    def drop(self) -> None:
-        """Wait for what was begun, if anything, and forget it."""
-        if self._pending is not None:
-            self._pending = None
-            self.stream.sync()
 
     def upload(self, size: int) -> None:
         """Copy `size` bytes to the device."""
@@ -238,7 +231,7 @@ def _leaf_slices(
         # At least one message fits: none before it ends more than LONGEST after its start.
         fitting = int(np.searchsorted(ends, starts[begin] + DATA_BYTES, "right"))
         stop = min(fitting, begin + MESSAGES)
-        blocks = (sizes[begin:stop] + 72) >> 6
+        blocks = (sizes[begin:stop] + 73) >> 6  # the padding and the prefix are 10 bytes or more
         order = begin + np.argsort((-blocks).astype(np.int16), kind="stable")
         piece = data[starts[begin] : ends[stop - 1]]
         fill = _filler(piece, starts[order] - starts[begin], sizes[order])

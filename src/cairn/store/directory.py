@@ -103,8 +103,7 @@ class _Creation:
             if self._is_ours:
                 keep_access(self.hidden, self.path)
             # From here to 5, a crash leaves the segments beside leftovers: all goes with them.
-            if (self.hidden / SEGMENTS_NAME).exists():
-                (self.hidden / SEGMENTS_NAME).rename(self.path / SEGMENTS_NAME)
+            self._move_segments()
             # 5. Now it is there, whole, for all to open; whoever opens it to write makes sure of
             # its name first. A crash of the process leaves it, one of the machine it or leftovers.
             # Either may also leave the hidden directory beside it, for good, which does no harm.
@@ -114,12 +113,15 @@ class _Creation:
             # 7. Now it is durable, and so are the names that lead to it. Until here creators that
             # were slower wait, so that what they find is.
             sync_names(self.path / FILE_NAME)
+            # 8. Whose the segments were does not matter any more.
+            with suppress(OSError):
+                _mark_of(self.hidden, self.path).unlink()
 
     def abandon(self) -> None:
         """Remove all that was made, as far as that works; after 5, the ledger stays."""
-        if _owns_segments(self.hidden):
-            shutil.rmtree(self.path / SEGMENTS_NAME, ignore_errors=True)
-        shutil.rmtree(self.hidden, ignore_errors=True)
+        with suppress(OSError):
+            _take_back_segments(self.hidden)
+            shutil.rmtree(self.hidden, ignore_errors=True)
         if self._is_ours:
             # It fails where the ledger is in it, or another creator is at work in it.
             with suppress(OSError), _alone_in(self.path):
@@ -129,6 +131,15 @@ class _Creation:
         """Let go of the hidden directory."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+    def _move_segments(self) -> None:
+        """Move the segments, marked as ours until the ledger is there, to where they belong."""
+        if not (self.hidden / SEGMENTS_NAME).exists():
+            return
+        _mark_of(self.hidden, self.hidden).touch()
+        sync(self.hidden / SEGMENTS_NAME)
+        (self.hidden / SEGMENTS_NAME).rename(self.path / SEGMENTS_NAME)
+        sync(self.path)
 
     def _require_closed(self) -> None:
         """Refuse to part a database from its log: SQLite keeps quiet where closing fails."""
@@ -206,8 +217,7 @@ def _remove_leftovers(path: Path) -> None:
         with suppress(OSError):  # its creator is alive, or it is not ours; it is in nobody's way
             descriptor = _hold(hidden)
             try:
-                if _owns_segments(hidden):
-                    shutil.rmtree(path / SEGMENTS_NAME)
+                _take_back_segments(hidden)
                 shutil.rmtree(hidden)
             finally:
                 os.close(descriptor)
@@ -216,10 +226,22 @@ def _remove_leftovers(path: Path) -> None:
 def _owns_segments(hidden: Path) -> bool:
     """Whether the segments beside this hidden directory came out of it, and their ledger did not.
 
-    Requires that no other creator is at work there.
+    They say so themselves: those of a ledger that has only lost its database are never taken for
+    leftovers.
     """
-    moved = (hidden.parent / SEGMENTS_NAME).exists() and not (hidden / SEGMENTS_NAME).exists()
-    return moved and (hidden / FILE_NAME).exists()
+    marked = _mark_of(hidden, hidden.parent).exists()
+    return marked and (hidden / FILE_NAME).exists() and not (hidden.parent / FILE_NAME).exists()
+
+
+def _take_back_segments(hidden: Path) -> None:
+    """Move segments that belong to this hidden directory back into it, all at once."""
+    if _owns_segments(hidden):
+        (hidden.parent / SEGMENTS_NAME).rename(hidden / SEGMENTS_NAME)
+
+
+def _mark_of(hidden: Path, directory: Path) -> Path:
+    """Return what the segments in `directory` hold while they belong to a hidden directory."""
+    return directory / SEGMENTS_NAME / hidden.name
 
 
 def _is_hidden(path: Path) -> bool:

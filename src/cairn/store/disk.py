@@ -5,7 +5,7 @@ all that is in the tail. The order is
 
 1. the file is written under a hidden name, and fsynced: a crash leaves a file that nothing reads,
    and that the next one to seal removes;
-2. it is renamed, and the names are fsynced: the same;
+2. it is renamed, and the names are fsynced: the same, but that the next one replaces it;
 3. one transaction of the tail records the file, moves the head and drops the tail's blocks. Only
    this makes the append, and recovery is that of the tail.
 
@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final
@@ -43,6 +44,8 @@ SEAL_BLOCKS: Final = 32_768
 """Blocks that a tail holds, at most: an append that would make them more seals them all."""
 SEAL_BYTES: Final = 64 * 2**20
 """Bytes of entries that a tail holds, likewise."""
+OVERGROWN: Final = 2
+"""A tail that holds so many times more, since it could not be sealed, is sealed in pieces."""
 
 
 class DiskStore:
@@ -127,16 +130,19 @@ class DiskStore:
 
     def require_nothing_else(self) -> None:
         """See `Store.require_nothing_else`."""
-        # In this order: blocks move from the tail into files, never back.
+        # In this order: a file is there before it is recorded, and blocks move from the tail into
+        # files, never back.
+        paths = sorted(self._folder.glob(f"*{flat.SUFFIX}"))
         begin, files = self._tail.begin(), self._tail.sealed()
         end = files[-1].stop if files else 0
         if begin is not None and begin < end:
             begin = self._tail.begin()  # they may have been sealed between the two
         if begin is not None and begin < end:
             raise DamagedError(f"{self.directory}: block {begin} is in a file and in the tail")
-        recorded = {sealed.name for sealed in files} | {Sealed(end, 0, 0, b"").name}
-        for path in sorted(self._folder.glob(f"*{flat.SUFFIX}")):
-            if path.name not in recorded:
+        # The one that would be next is being written, or was left by a crash: nothing reads it.
+        known = {sealed.name for sealed in files} | {Sealed(end, 0, 0, b"").name}
+        for path in paths:
+            if path.name not in known:
                 raise DamagedError(f"{path} is not recorded as a part of the ledger")
 
     def mark(self) -> Head | None:
@@ -173,7 +179,10 @@ class DiskStore:
         done = (target / FILE_NAME).stat().st_size
         total = done + sum(sealed.size for sealed in files)
         for sealed in files:
-            shutil.copy(self._folder / sealed.name, folder / sealed.name)
+            try:
+                shutil.copy(self._folder / sealed.name, folder / sealed.name)
+            except FileNotFoundError:
+                raise DamagedError(f"{self._folder / sealed.name} is missing") from None
             sync(folder / sealed.name)
             done += sealed.size
             progress(done, total)
@@ -202,34 +211,59 @@ class DiskStore:
         """
         try:
             return self._seal(segment)
-        except (OSError, StoreError) as error:
-            warn(f"the tail of {self.directory} was not sealed: {error}", stacklevel=2)
+        except (OSError, StoreError, MemoryError) as error:
+            message = f"the tail of {self.directory} was not sealed: {error}"
+            warn(message, RuntimeWarning, stacklevel=2)
             self._room = SEAL_BLOCKS, SEAL_BYTES
             return None
 
-    def _seal(self, segment: Segment) -> Sealed | None:
-        """Write the tail and `segment` to a file, durable under its name."""
+    def _seal(self, segment: Segment) -> Sealed:
+        """Write the tail and `segment` to a file, durable under its name.
+
+        As much of the tail as would take too much memory goes to files of its own before.
+        """
+        while True:
+            pieces, is_all = self._first_of_tail()
+            pieces += [segment] if is_all else []
+            start = max((sealed.stop for sealed in self._tail.sealed()), default=0)
+            for piece in pieces:
+                if piece.start != start or not piece.is_regular:
+                    raise DamagedError(f"block {start} is missing or damaged")
+                start = piece.stop
+            sealed = self._write(Segment.join(pieces))
+            if is_all:
+                return sealed
+            self._tail.seal(sealed)
+
+    def _first_of_tail(self) -> tuple[list[Segment], bool]:
+        """Return what the tail begins with, and whether that is all of it."""
         begin, end = self._tail.begin(), self._tail.head().length
-        pieces = [] if begin is None else list(self._tail.scan(begin, end))
-        pieces.append(segment)
-        start = max((s.stop for s in self._tail.sealed()), default=0)
-        for piece in pieces:
-            if piece.start != start or not piece.is_regular:
-                raise DamagedError(f"block {start} is missing or damaged")
-            start = piece.stop
-        if start - pieces[0].start > flat.MOST_BLOCKS:
-            return None
-        self._make_folder()
+        if begin is None:
+            return [], True
+        pieces: list[Segment] = []
+        blocks = size = 0
+        for piece in self._tail.scan(begin, end):
+            pieces.append(piece)
+            blocks, size = blocks + len(piece), size + len(piece.data)
+            if blocks > OVERGROWN * SEAL_BLOCKS or size > OVERGROWN * SEAL_BYTES:
+                break
+        return pieces, not pieces or pieces[-1].stop >= end
+
+    def _write(self, segment: Segment) -> Sealed:
+        """Write `segment` to a file, durable under its name."""
+        self._folder.mkdir(exist_ok=True)
+        if not any(self._folder.iterdir()):  # it is new, or a crash came before the next line
+            keep_access(self.directory, self._folder)
+        sync(self.directory)  # always: a crash may have come before this line, too
         temporary = self._folder / HIDDEN_NAME
         temporary.unlink(missing_ok=True)  # left by a crash
-        sealed = flat.write(temporary, Segment.join(pieces), self._hasher)
-        keep_access(self.directory / FILE_NAME, temporary)
-        temporary.rename(self._folder / sealed.name)  # a file of that name was never recorded
+        try:
+            sealed = flat.write(temporary, segment, self._hasher)
+            keep_access(self.directory / FILE_NAME, temporary)
+            temporary.rename(self._folder / sealed.name)  # a file of that name was never recorded
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         sync(self._folder)
         return sealed
-
-    def _make_folder(self) -> None:
-        if not self._folder.is_dir():
-            self._folder.mkdir()
-            keep_access(self.directory, self._folder)
-            sync(self.directory)

@@ -15,6 +15,10 @@ position of the first block, n blocks, m entries, bytes of data (u64 each) and z
 The rules cover headers, hashes and data, and by them the offsets between the first and the last.
 The file's header and its index are covered by a digest, which the manifest keeps: a table beside
 the tail. What the file holds besides is zero. So every flipped bit is found, and named.
+
+A file is read in parts. Where nothing is damaged it does not matter how it is cut; where it is,
+which blocks fail after the first may depend on it, so the cuts of a validation are part of the
+format.
 """
 
 from __future__ import annotations
@@ -49,10 +53,10 @@ PLACE_BITS: Final = 24
 """Of an index word: the block's place in its file; the others are the first bits of its hash."""
 MOST_BLOCKS: Final = 2**PLACE_BITS
 """Blocks in a file, at most."""
-PART_BLOCKS: Final = 16_384
-"""Blocks in a part, at most: enough to make the cost of a part small."""
+PART_BLOCKS: Final = 32_768
+"""Blocks in a part, at most: enough to make the cost of a part small. Of the format."""
 PART_BYTES: Final = 16 * 2**20
-"""Bytes of entries in a part, about: bounds what is mapped at once."""
+"""Bytes of a file in a part, about: bounds what is mapped at once. Of the format."""
 PAGE: Final = 4096
 """Bytes of the index that are hashed together."""
 
@@ -120,12 +124,11 @@ def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
     offsets = segment.offsets.astype("<u8")
     columns = (segment.hashes, segment.headers, offsets, index, segment.data)
     with path.open("xb", buffering=0) as file:
-        _write_all(file.fileno(), memoryview(header), 0)
+        pieces = [memoryview(header)]
         for at, column in zip(layout, columns, strict=False):
-            _write_all(
-                file.fileno(), np.ascontiguousarray(column).reshape(-1).view(np.uint8).data, at
-            )
-        os.ftruncate(file.fileno(), layout.size)  # where the data is empty, what is before is zero
+            pieces.append(memoryview(bytes(at - sum(map(len, pieces)))))
+            pieces.append(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
+        _write_all(file.fileno(), pieces)
         os.fsync(file.fileno())
     return Sealed(segment.start, blocks, layout.size, _digest(header, index, hasher))
 
@@ -171,11 +174,16 @@ class Part:
 
 
 def parts(folder: Path, sealed: Sealed, start: int, stop: int) -> Iterator[Part]:
-    """Yield the blocks of a file from position `start` to `stop` in parts, in order."""
+    """Yield the blocks of a file from position `start` to `stop` in parts, in order.
+
+    However many are asked for, the file is cut in the same places.
+    """
     start, stop = max(start, sealed.first), min(stop, sealed.stop)
     step = min(max(sealed.blocks * PART_BYTES // max(sealed.size, 1), 1), PART_BLOCKS)
-    for first in range(start, stop, step):
-        yield Part(folder, sealed, first, min(first + step, stop))
+    while start < stop:
+        following = min(start - (start - sealed.first) % step + step, stop)
+        yield Part(folder, sealed, start, following)
+        start = following
 
 
 def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
@@ -207,6 +215,7 @@ class _File:
         self.path = path
         self.sealed = sealed
         self._descriptor = descriptor
+        self._mapping: mmap.mmap | None = None
         size = os.fstat(descriptor).st_size
         if size != sealed.size:
             raise DamagedError(f"{path} has {size} bytes; {sealed.size} were recorded")
@@ -232,16 +241,20 @@ class _File:
         """Map bytes, with all pages at hand, or read them where the system cannot promise that."""
         if size == 0 or sys.platform != "linux":
             return self.read(at, size)
-        start = at - at % mmap.ALLOCATIONGRANULARITY
-        length = at + size - start
-        mapping = mmap.mmap(self._descriptor, length, prot=mmap.PROT_READ, offset=start)
+        start = at - at % mmap.PAGESIZE
         try:
-            mapping.madvise(_POPULATE_READ)
+            # The whole file, since that lets the system map large pages.
+            self._mapping = self._mapping or mmap.mmap(
+                self._descriptor, self.sealed.size, prot=mmap.PROT_READ
+            )
+            self._mapping.madvise(_POPULATE_READ, start, at + size - start)
+        except ValueError:  # Python looks at the length of the file again
+            raise DamagedError(f"{self.path} was cut off while it was read") from None
         except OSError as error:
             if error.errno == errno.EINVAL:
                 return self.read(at, size)
             raise
-        return memoryview(mapping)[at - start :]
+        return memoryview(self._mapping)[at : at + size]
 
     def index(self, first: int, last: int) -> NDArray[np.uint64]:
         """Read words of the index."""
@@ -269,7 +282,8 @@ def _opened(folder: Path, sealed: Sealed) -> Iterator[_File]:
 def _columns(file: _File, part: Part, get: Callable[[int, int], Any]) -> Segment:
     """Return the blocks of `part`; `get(at, size)` gives bytes of the file.
 
-    Offsets are as stored, whatever they are, but for where the data of the part begins.
+    Offsets are as stored, whatever they are, but for where the data of the part begins. Those that
+    lie before it become too large, and so count as the end of the data, like all too large ones.
     """
     layout, blocks = file.layout, part.sealed.blocks
     lo, hi = part.start - part.sealed.first, part.stop - part.sealed.first
@@ -284,7 +298,7 @@ def _columns(file: _File, part: Part, get: Callable[[int, int], Any]) -> Segment
         _rows(get(layout.headers + lo * HEADER_BYTES, (hi - lo) * HEADER_BYTES), HEADER_BYTES),
         _rows(get(layout.hashes + lo * HASH_BYTES, (hi - lo) * HASH_BYTES), HASH_BYTES),
         np.frombuffer(get(layout.data + begin, end - begin), np.uint8),
-        offsets.astype(np.uint64) - np.uint64(begin),
+        np.subtract(offsets, np.uint64(begin), dtype=np.uint64),
     )
 
 
@@ -339,7 +353,13 @@ def _rows(data: Any, width: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(-1, width)
 
 
-def _write_all(descriptor: int, data: memoryview, at: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, at)
-        data, at = data[written:], at + written
+def _write_all(descriptor: int, pieces: list[memoryview]) -> None:
+    """Write `pieces` end to end, by as few calls as can be.
+
+    A system that is given much at once caches it in large pages, which are mapped quickly.
+    """
+    while pieces := [piece for piece in pieces if len(piece)]:
+        written = os.writev(descriptor, pieces)
+        for i, piece in enumerate(pieces):
+            pieces[i] = piece[written:]
+            written = max(written - len(piece), 0)

@@ -54,8 +54,8 @@ _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 
 _SEAL: Final = "INSERT INTO seals VALUES (?, ?, ?, ?, ?, ?, ?)"
 _MANIFEST: Final = """SELECT first, blocks, size, digest FROM segments
-    WHERE first >= coalesce((SELECT max(first) FROM segments WHERE first <= ?1), ?1) AND first < ?2
-    ORDER BY first"""
+    WHERE first >= coalesce((SELECT max(first) FROM segments WHERE first <= ?1), ?1)
+    AND first <= ?2 ORDER BY first"""
 _SIZE: Final = f"""SELECT coalesce(sum(length(hashes)), 0) / {HASH_BYTES},
     coalesce(sum(length(data)), 0) FROM runs"""
 
@@ -94,12 +94,12 @@ CREATE TABLE segments (  -- the manifest: sealed history, in flat files
     digest BLOB NOT NULL        -- of what no rule covers; see cairn.store.flat
 ) STRICT;
 CREATE VIEW seals AS SELECT *, 0 AS start, x'' AS link, x'' AS hash FROM segments;
-CREATE TRIGGER seal INSTEAD OF INSERT ON seals BEGIN  -- the way for more than a tail can hold
+CREATE TRIGGER seal INSTEAD OF INSERT ON seals BEGIN  -- the way for what a tail shall not hold
     SELECT RAISE(ABORT, 'the blocks do not follow the recorded head') FROM head
         WHERE new.start <> length OR new.link <> hash;
     INSERT INTO segments VALUES (new.first, new.blocks, new.size, new.digest);
-    DELETE FROM runs;
-    UPDATE head SET length = new.first + new.blocks, hash = new.hash;
+    DELETE FROM runs WHERE first < new.first + new.blocks;
+    UPDATE head SET length = max(length, new.first + new.blocks), hash = new.hash;
 END;
 CREATE TABLE keys (      -- what retries with a key have already recorded
     key TEXT PRIMARY KEY,
@@ -197,16 +197,20 @@ class SqliteStore:
     def sealed(self, start: int = 0, stop: int = LIMIT_63) -> list[Sealed]:
         """Return the manifest from the file that holds position `start` on to that before `stop`.
 
+        From 0 on, it is all of the manifest, whatever it says of positions.
+
         Raises:
             DamagedError: it is not one that was written here.
         """
-        start, stop = min(start, LIMIT_63 - 1), min(stop, LIMIT_63 - 1)
+        bounds = min(start, LIMIT_63 - 1) if start > 0 else -LIMIT_63, min(stop, LIMIT_63) - 1
         with self._read_lock:
             self._require_own_process()
-            return self._reader.run(lambda connection: self._manifest(connection, start, stop))
+            return self._reader.run(lambda connection: self._manifest(connection, *bounds))
 
-    def _manifest(self, connection: sqlite3.Connection, start: int, stop: int) -> list[Sealed]:
-        rows = connection.execute(_MANIFEST, (start, stop)).fetchall()
+    def _manifest(
+        self, connection: sqlite3.Connection, start: int = -LIMIT_63, last: int = LIMIT_63 - 1
+    ) -> list[Sealed]:
+        rows = connection.execute(_MANIFEST, (start, last)).fetchall()
         files = [Sealed(*self._typed(row, int, int, int, bytes)) for row in rows]
         for file, following in pairwise([Sealed(0, 0, 0, b""), *files]):
             if following.first < file.stop or following.blocks < 1:
@@ -254,23 +258,44 @@ class SqliteStore:
         With `sealed`, a file that is durable and holds all that is here and `segment`, the manifest
         takes the place of all blocks here.
         """
+        blocks = f"blocks {segment.start} to {segment.stop - 1}"
+        with self._writing(f"{blocks} may or may not be durable") as connection:
+            if sealed is None:
+                _insert(connection, segment, keys)
+            else:
+                previous_hash, last_hash = segment.headers[0, LINK], segment.hashes[-1]
+                end = segment.start, previous_hash.tobytes(), last_hash.tobytes()
+                _insert_sealed(connection, sealed, end, keys)
+                self._forget_hashes()
+
+    def seal(self, sealed: Sealed) -> None:
+        """Let a file take the place of the first blocks here: one that is durable and holds them.
+
+        Requires that runs end where it does.
+
+        Raises:
+            OutcomeUnknownError: a write failed; the blocks are here or in the file.
+        """
+        length, last_hash = self.head()
+        with self._writing(f"{sealed.name} may or may not be recorded") as connection:
+            _insert_sealed(connection, sealed, (length, last_hash, last_hash), {})
+            self._forget_hashes()
+
+    @contextmanager
+    def _writing(self, doubt: str) -> Iterator[sqlite3.Connection]:
+        """Yield the writer's connection; give it up where anything fails."""
         with self._write_lock:
             self.require_writable()
             connection = self._writer or self._connect_writer()
             try:
-                if sealed is None:
-                    _insert(connection, segment, keys)
-                else:
-                    _insert_sealed(connection, sealed, segment, keys)
-                    self._forget_hashes()
+                yield connection
             except BaseException as error:
                 self._drop_writer()
                 if isinstance(error, sqlite3.IntegrityError):
                     raise StoreError(f"{self._path}: {error}; nothing was written") from error
                 if isinstance(error, sqlite3.Error | UnicodeDecodeError | OSError | MemoryError):
                     raise OutcomeUnknownError(
-                        f"writing to {self._path} failed ({error}); blocks {segment.start} to "
-                        f"{segment.stop - 1} may or may not be durable"
+                        f"writing to {self._path} failed ({error}); {doubt}"
                     ) from error
                 raise
 
@@ -329,7 +354,7 @@ class SqliteStore:
             with closing(sqlite3.connect(target / FILE_NAME, isolation_level=None)) as copied:
                 (size,) = source.execute("PRAGMA page_size").fetchone()
                 source.execute("BEGIN")  # one snapshot, whatever is appended meanwhile
-                files = self._manifest(source, 0, LIMIT_63 - 1)
+                files = self._manifest(source)
                 source.backup(
                     copied,
                     pages=LOG_PAGES,
@@ -533,12 +558,17 @@ def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str,
 
 
 def _insert_sealed(
-    connection: sqlite3.Connection, sealed: Sealed, segment: Segment, keys: Mapping[str, range]
+    connection: sqlite3.Connection,
+    sealed: Sealed,
+    end: tuple[int, bytes, bytes],
+    keys: Mapping[str, range],
 ) -> None:
-    """Record a file that ends with `segment`, and drop what it holds, in one transaction."""
-    previous_hash, last_hash = segment.headers[0, LINK].tobytes(), segment.hashes[-1].tobytes()
+    """Record a file, and drop what it holds, in one transaction.
+
+    `end` is where the recorded chain must end now, by length and hash, and its last hash then.
+    """
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(_SEAL, (*sealed, segment.start, previous_hash, last_hash))
+    connection.execute(_SEAL, (*sealed, *end))
     _remember(connection, keys)
     connection.execute("COMMIT")
 
