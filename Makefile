@@ -8,19 +8,24 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.13 python3.12,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
 READY := .venv/ready
+KERNEL := setup.py $(wildcard src/cairn/hashing/kernel/*)
 
 .PHONY: help serve test check lint soak bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-# pip installs exactly what requirements-dev.lock names, by hash; then this package, editable.
-$(READY): requirements-dev.lock pyproject.toml
+# This package, editable, with its C kernel; without a C compiler it goes without.
+$(READY): .venv/locked pyproject.toml $(KERNEL)
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# pip installs exactly what requirements-dev.lock names, by hash.
+.venv/locked: requirements-dev.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed" >&2; exit 1; }
 	@echo "setting up .venv with $(PYTHON)"
 	@$(PYTHON) -m venv --clear .venv || { apt-get install -qq -y python3-venv >/dev/null && $(PYTHON) -m venv --clear .venv; }
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 serve: $(READY)  ## run a node on http://127.0.0.1:5000; LAB=1: on a scratch copy that can be tampered with

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 
 RULES = "version kind count index timestamp link hash size data_root work genesis limits"
@@ -18,6 +20,8 @@ LIMITS = {  # default, lowest, highest
     "size": (16_777_216, 17, 2**32 - 1),
     "depth": (128, 1, 256),
 }
+PART_BLOCKS = 32_768
+PART_BYTES = 2**24
 DEFAULTS = {name: default for name, (default, _, _) in LIMITS.items()}
 ESCAPES = {chr(code): f"\\u{code:04x}" for code in range(32)}
 ESCAPES |= {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -58,7 +62,6 @@ def check(directory: Path) -> list[Finding]:
     position = 0  # of the next block
     before: Block | None = None
     limits = DEFAULTS
-    past_the_end = False
     length = 0
     uri = (directory / "tail.sqlite").resolve().as_uri() + "?mode=ro"
     try:
@@ -68,14 +71,8 @@ def check(directory: Path) -> list[Finding]:
     try:
         database.execute("BEGIN")
         length, last_hash = read_head(database)
-        for first, *columns in database.execute(
-            "SELECT first, hashes, headers, offsets, data FROM runs ORDER BY first"
-        ):
-            if natural(first) >= length:
-                past_the_end = True
-                break
+        for first, blocks in stored(database, directory / "segments", length):
             require(first >= position)
-            blocks = blocks_of_row(*map(blob, columns))
             if first > position:
                 broken.append(Finding(position, "index"))
                 position, before = first, None
@@ -86,9 +83,10 @@ def check(directory: Path) -> list[Finding]:
                 if rule is not None and position < length:
                     broken.append(Finding(position, rule))
                 position, before = position + 1, block
+        recorded_end = require_nothing_else(database, directory / "segments")
         if position < max(length, 1):
             end = [Finding(position, "head")]
-        elif past_the_end or position > length:
+        elif recorded_end > length:
             end = [Finding(length, "head")]
         elif before is not None and before.stored_hash != last_hash:
             end = [Finding(length - 1, "head")]
@@ -99,6 +97,106 @@ def check(directory: Path) -> list[Finding]:
     finally:
         database.close()
     return sorted(first_of_each(broken) + end, key=lambda finding: finding.index)
+
+
+def stored(
+    database: sqlite3.Connection, folder: Path, length: int
+) -> Iterator[tuple[int, list[Block]]]:
+    """What is stored before `length`: the parts of all files, then the rows of the tail."""
+    end = 0
+    for file in manifest(database, length - 1):
+        for first, blocks in parts_of_file(folder, *file, length):
+            yield first, blocks
+            end = first + len(blocks)
+    least = -(2**63)
+    if end > 0:
+        (before,) = database.execute(
+            "SELECT max(first) FROM runs WHERE first <= ?", (end,)
+        ).fetchone()
+        least = end if before is None else before
+    for first, *columns in database.execute(
+        "SELECT first, hashes, headers, offsets, data FROM runs WHERE first >= ? ORDER BY first",
+        (least,),
+    ):
+        if natural(first) >= length:
+            break
+        offsets = blob(columns[2])
+        require(len(offsets) % 8 == 0)
+        columns[2] = struct.unpack(f">{len(offsets) // 8}Q", offsets)
+        blocks = blocks_of_row(*columns)
+        sealed = max(end - first, 0)
+        if blocks[sealed:]:
+            yield first + sealed, blocks[sealed:]
+
+
+def manifest(database: sqlite3.Connection, last: int) -> list[tuple[int, int, int, bytes]]:
+    """The recorded files that begin at position `last` or before."""
+    rows, end = [], 0
+    for first, blocks, size, digest in database.execute(
+        "SELECT first, blocks, size, digest FROM segments WHERE first <= ? ORDER BY first", (last,)
+    ):
+        require(natural(first) >= end and natural(blocks) >= 1)
+        require(isinstance(size, int) and isinstance(digest, bytes))
+        rows.append((first, blocks, size, digest))
+        end = first + blocks
+    return rows
+
+
+def require_nothing_else(database: sqlite3.Connection, folder: Path) -> int:
+    """Where all that is stored ends; nothing may be in a file and in the tail, or be no file's."""
+    files = manifest(database, 2**63 - 1)
+    end = files[-1][0] + files[-1][1] if files else 0
+    names = {file_name(first) for first in [*(file[0] for file in files), end]}
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    require(all(name in names for name in present if name.endswith(".segment")))
+    rows = database.execute("SELECT first, length(hashes) FROM runs ORDER BY first").fetchall()
+    require(not rows or rows[0][0] >= end)
+    return rows[-1][0] + max(rows[-1][1] // 32, 1) if rows else end
+
+
+def file_name(first: int) -> str:
+    return f"{first:015}.segment"
+
+
+def parts_of_file(
+    folder: Path, first: int, n: int, size: int, digest: bytes, length: int
+) -> Iterator[tuple[int, list[Block]]]:
+    try:
+        file = (folder / file_name(first)).read_bytes()
+    except OSError:
+        raise UnreadableError from None
+    require(len(file) == size >= 64)
+    magic, version, others, file_first, file_n, m, data_size = struct.unpack("<8sIIQQQQ", file[:48])
+    require((magic, version, file_first, file_n) == (b"CAIRNSEG", 1, first, n))
+
+    at, columns = 64, []
+    for width in (n * 32, n * 104, (m + 1) * 8, n * 8, data_size):
+        columns.append(file[at : at + width])
+        at += width
+        if len(columns) < 5:
+            require(not any(file[at : -(-at // 64) * 64]))
+            at = -(-at // 64) * 64
+    require(at == size)
+    hashes, headers, offset_bytes, index, data = columns
+    offsets = struct.unpack(f"<{m + 1}Q", offset_bytes)
+    pages = [index[page : page + 4096] for page in range(0, len(index), 4096)]
+    covered = file[:64] + b"".join(sha256(b"\x00" + page).digest() for page in pages)
+    require(sha256(covered).digest() == digest)
+    require((offsets[0], offsets[-1]) == (0, data_size))
+
+    counts = [Header(headers[k * 104 : k * 104 + 104]).count for k in range(n)]
+    entry = list(accumulate(counts, initial=0)) if others else list(range(n + 1))
+    entry = [min(e, m) for e in entry[:-1]] + [m]
+    most = min(max(n * PART_BYTES // size, 1), PART_BLOCKS)
+    n_judged = min(n, length - first)
+    for lo in range(0, n_judged, most):
+        hi = min(lo + most, n_judged)
+        own = offsets[entry[lo] : entry[hi] + 1]
+        begin = min(own[0], data_size) if lo > 0 else 0
+        end = max(min(own[-1], data_size) if hi < n else data_size, begin)
+        inside = tuple(offset - begin if offset >= begin else end - begin for offset in own)
+        row = (hashes[lo * 32 : hi * 32], headers[lo * 104 : hi * 104], inside, data[begin:end])
+        yield first + lo, blocks_of_row(*row)
 
 
 def first_of_each(broken: list[Finding]) -> list[Finding]:
@@ -135,15 +233,18 @@ def read_head(database: sqlite3.Connection) -> tuple[int, bytes]:
     return natural(rows[0][0]), blob(rows[0][1])
 
 
-def blocks_of_row(hashes: bytes, headers: bytes, offsets: bytes, data: bytes) -> list[Block]:
+def blocks_of_row(
+    hashes: object, headers: object, offsets: tuple[int, ...], data: object
+) -> list[Block]:
+    hashes, headers, data = blob(hashes), blob(headers), blob(data)
     n = len(headers) // 104
-    m = len(offsets) // 8 - 1
+    m = len(offsets) - 1
     if n < 1 or m < 0:
         raise UnreadableError
-    if (len(hashes), len(headers), len(offsets)) != (n * 32, n * 104, (m + 1) * 8):
+    if (len(hashes), len(headers)) != (n * 32, n * 104):
         raise UnreadableError
 
-    bounds = [min(offset, len(data)) for offset in struct.unpack(f">{m + 1}Q", offsets)]
+    bounds = [min(offset, len(data)) for offset in offsets]
     entries = [data[bounds[j] : bounds[j + 1]] for j in range(m)]
     parsed = [Header(headers[k * 104 : k * 104 + 104]) for k in range(n)]
 

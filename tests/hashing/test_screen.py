@@ -278,11 +278,11 @@ def moved(column: NDArray[np.uint8], how: str) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("n", [1, 2, 16, 17, 64, 1100])
 def test_nothing_around_the_columns_is_read(n: int, how: str) -> None:
     for segment in (values([80] * n), values([16] * n), batches([2] * n)):
-        parts = (segment.headers, segment.hashes, segment.data)
         offsets = segment.offsets
         if how != "unaligned":
             offsets = moved(offsets.view(np.uint8), how).view(np.uint64)
-        there = Segment(segment.start, *(moved(part, how) for part in parts), offsets)
+        headers, hashes = moved(segment.headers, how), moved(segment.hashes, how)
+        there = Segment(segment.start, headers, hashes, moved(segment.data, how), offsets)
         assert compare(there) == []
 
 

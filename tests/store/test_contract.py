@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pytest
 
 from cairn.core.block import Block
 from cairn.core.segment import Segment
-from cairn.store import runs, sqlite
+from cairn.hashing import best_hasher
+from cairn.store import disk, runs, sqlite
+from cairn.store.disk import DiskStore
+from cairn.store.flat import Part
 from cairn.store.interface import Head, Store
 from cairn.store.memory import MemoryStore
-from cairn.store.sqlite import SqliteStore
 from tests.builders import chain, segments
+from tests.store.sealed import cut_into_parts, files_of
 
 BLOCKS = chain("one", ("a", "b"), {"three": 3}, (), "five", 6, [7], None)
 
@@ -27,22 +31,39 @@ def open_memory(parts: list[Segment], _directory: Path) -> Store:
     return store
 
 
-def open_sqlite(parts: list[Segment], directory: Path) -> Store:
-    SqliteStore.create(directory)
-    store = SqliteStore(directory)
+def open_disk(parts: list[Segment], directory: Path) -> Store:
+    DiskStore.create(directory)
+    store = DiskStore(directory, best_hasher())
     for part in parts:
         store.append(part, {})
     return store
 
 
-@pytest.fixture(params=[open_memory, open_sqlite], ids=["memory", "sqlite"])
-def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+STORES = {
+    "memory": (open_memory, None),
+    "disk": (open_disk, None),
+    "every append in a file": (open_disk, (0, 2**30)),
+    "a few blocks in a file": (open_disk, (2, 2**30)),
+    "a few bytes in a file": (open_disk, (2**30, 150)),
+}
+"""How to open a store, and the blocks and bytes that its tail holds."""
+
+
+@pytest.fixture(params=STORES)
+def open_store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Open]:
     opened: list[Store] = []
+    make, limits = STORES[request.param]
+    if limits is not None:
+        monkeypatch.setattr(disk, "SEAL_BLOCKS", limits[0])
+        monkeypatch.setattr(disk, "SEAL_BYTES", limits[1])
+        cut_into_parts(monkeypatch, 3, 600)
 
     def open_one(parts: list[Segment]) -> Store:
         directory = tmp_path / str(len(opened))
         directory.mkdir()
-        opened.append(request.param(parts, directory))
+        opened.append(make(parts, directory))
         return opened[-1]
 
     yield open_one
@@ -99,6 +120,48 @@ def test_head_moves_with_every_append(open_store: Open) -> None:
         store.append(part, {})
         assert store.head() == Head(part.stop, part.hashes[-1].tobytes())
         assert store.end() == part.stop
+
+
+def test_parts_hold_what_a_scan_yields(open_store: Open) -> None:
+    store = open_store(segments(BLOCKS, 1, 4, 1))
+    for start in range(len(BLOCKS)):
+        for stop in range(start + 1, len(BLOCKS) + 1):
+            read = [
+                part.mapped(best_hasher()) if isinstance(part, Part) else part
+                for part in store.parts(start, stop)
+            ]
+            assert [b for segment in read for b in segment.blocks()] == BLOCKS[start:stop]
+    store.require_nothing_else()
+
+
+def test_random_chains_read_back_from_random_cuts(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(12):
+        choose = random.Random(seed)
+        texts = ["x" * choose.choice([0, 3, 70]) for _ in range(40)]
+        contents = [(text,) * choose.choice([0, 1, 5]) if seed % 2 else text for text in texts]
+        blocks = chain(*contents)
+        monkeypatch.setattr(runs, "RUN_BLOCKS", choose.randint(1, 5))
+        cut_into_parts(monkeypatch, choose.randint(1, 9))
+        store = open_store(segments(blocks, *choose.choices([1, 1, 2, 3, 6], k=40)))
+        for _ in range(12):
+            start, stop = sorted(choose.sample(range(len(blocks) + 2), 2))
+            assert blocks_of(store, start, stop) == blocks[start:stop]
+        for index in choose.sample(range(len(blocks)), 8):
+            assert store.get(index) == blocks[index]
+            assert store.find(blocks[index].stored_hash) == index
+        store.close()
+
+
+def test_files_hold_what_a_tail_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 3)
+    store = open_disk(segments(BLOCKS, 1, 2, 1, 1), tmp_path)
+    store.close()
+    assert [file.name for file in files_of(tmp_path)] == [
+        "000000000000000.segment",  # 1 and 2 fit, 1 more does not
+        "000000000000004.segment",  # 1 fits, and all that is left goes at once
+    ]
 
 
 def test_keys_are_remembered_with_their_positions(open_store: Open) -> None:

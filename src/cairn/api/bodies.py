@@ -70,9 +70,13 @@ def canonical_text(text: bytes, encoder: Encoder, bounds: Bounds) -> bytes:
         ProblemError: it holds more values than `bounds.values`: parsed, each takes some 100 bytes.
         EntryError: it is refused.
     """
+    _require_few_values(text, bounds)
+    return encoder.text(text)
+
+
+def _require_few_values(text: bytes, bounds: Bounds) -> None:
     if len(text) > bounds.values and _holds_more(text, bounds.values):
         raise too_large(f"a value may hold {bounds.values} values and members")
-    return encoder.text(text)
 
 
 def _holds_more(text: bytes, most: int) -> bool:
@@ -98,13 +102,17 @@ def canonical_lines(body: bytes, encoder: Encoder, bounds: Bounds) -> list[bytes
     most = bounds.body_lines
     if body.count(b"\n") + (not body.endswith(b"\n")) > most:
         raise too_large(f"a body may have {most} lines; send the others in a request of their own")
-    canonical = []
-    for number, line in enumerate(body.split(b"\n"), start=1):
-        if line and not line.isspace():
-            try:
-                canonical.append(canonical_text(line, encoder, bounds))
-            except EntryError as error:
-                raise bad_entry(error, line=number) from error
+    lines = [
+        (number, line)
+        for number, line in enumerate(body.split(b"\n"), start=1)
+        if line and not line.isspace()
+    ]
+    texts = [line for _, line in lines]
+    for line in texts:
+        _require_few_values(line, bounds)
+    canonical, error = encoder.texts(texts)
+    if error is not None:
+        raise bad_entry(error, line=lines[len(canonical)][0]) from error
     if not canonical:
         raise bad_entry(EntryError("there is no value to record"))
     return canonical

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 import click
@@ -104,10 +107,24 @@ def _executor(dask: str | None, in_python: bool) -> Iterator[Executor | None]:
         with _dask_executor(dask) as executor:
             yield executor
     elif in_python:
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as executor:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(mp_context=spawn, initializer=_depend_on_parent) as executor:
             yield executor
     else:
         yield None
+
+
+def _depend_on_parent() -> None:
+    """Leave it to the parent when to end; and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

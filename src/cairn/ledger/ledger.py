@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
+from warnings import warn
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
@@ -21,6 +22,7 @@ from cairn.core.errors import (
     ExistsError,
     FormatError,
     NoSuchBlockError,
+    StoreError,
     UsageError,
 )
 from cairn.core.genesis import Genesis, Limits
@@ -306,7 +308,8 @@ class Ledger:
         `start` leaves out the blocks before it. `incremental` starts where the last incremental run
         ended well, as noted in the ledger's directory: it finds (rule `mark`) that the chain is not
         that one any more, and nothing else that was changed before. A run without it neither reads
-        nor writes that note.
+        nor writes that note. Where it cannot be written, there is a `RuntimeWarning`, and the next
+        incremental run starts where this one did.
 
         `canonical` also checks that each entry is the canonical JSON of its value (rule
         `canonical`), which is slow: it parses.
@@ -317,11 +320,9 @@ class Ledger:
 
         Raises:
             NoSuchBlockError: `start` is past the end.
-            StoreError: a worker cannot read what can be read here.
+            StoreError: a worker cannot read what can be read here, or the workers are gone.
             UsageError: `start` and `incremental` do not go together; or there is no such hasher.
         """
-        if start != 0 and not 0 < start <= len(self):
-            raise NoSuchBlockError(f"there is no block {start}; the ledger has {len(self)}")
         if start and incremental:
             raise UsageError("an incremental run starts where the last one ended")
         mark = self._store.mark() if incremental else None
@@ -337,7 +338,10 @@ class Ledger:
                 progress=progress or (lambda _total: None),
             )
         if incremental and report.valid:
-            self._store.set_mark(end)
+            try:
+                self._store.set_mark(end)
+            except StoreError as error:  # the verdict stands, and may have taken long
+                warn(str(error), RuntimeWarning, stacklevel=2)
         return report
 
     def backup(

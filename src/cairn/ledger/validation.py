@@ -9,15 +9,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, NamedTuple
 
 from cairn.core import rules
 from cairn.core.entry import SALT_BYTES
-from cairn.core.errors import DamagedError, EntryError, StoreError
+from cairn.core.errors import DamagedError, EntryError, NoSuchBlockError, StoreError
 from cairn.core.genesis import Limits
+from cairn.core.hasher import Hasher
 from cairn.core.header import NO_HASH
 from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
 from cairn.core.segment import Segment
@@ -58,15 +60,13 @@ Answer = Checked | str
 
 def check(part: Segment | Part, task: Task) -> Answer:
     """Check one part of a store, wherever this runs; or say how it cannot be read."""
-    chosen = best_hasher() if task.hasher is None else hasher(task.hasher)
+    chosen = _hasher(task.hasher)
     try:
         segment = part.mapped(chosen) if isinstance(part, Part) else part
     except DamagedError as error:
         return str(error)
     summary = validate(segment, chosen, task.limits, every=task.every)
-    broken = {failure.index for failure in summary.failures}
-    others = _not_canonical(segment, task) if task.canonical else ()
-    return Checked(summary, tuple(other for other in others if other.index not in broken))
+    return Checked(summary, tuple(_not_canonical(segment, task)) if task.canonical else ())
 
 
 def validate_store(
@@ -82,13 +82,20 @@ def validate_store(
 
     `mark` is where an earlier run ended, which is where this one starts. Returns the report, and
     where this run ended.
+
+    Raises:
+        NoSuchBlockError, StoreError, UsageError: as `Ledger.validate`.
     """
     began = time.perf_counter()
+    _hasher(task.hasher)  # there is one, or nothing is begun
     total: Summary | None = None
     others: list[Failure] = []  # than those of the rules
     try:
         head = store.head()
-        total = _edge(store, start, task)
+        if mark is None and not 0 <= start <= head.length:
+            raise NoSuchBlockError(f"there is no block {start}; the ledger has {head.length}")
+        if 0 < start <= head.length:
+            total = _edge(store, start, task)
         if mark is not None:
             others += _check_mark(mark, head, total)
         with closing(_in_order(store.parts(start, head.length), task, executor)) as results:
@@ -107,7 +114,9 @@ def validate_store(
     except DamagedError as error:
         at = total.stop if total else start
         others.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
-    failures = [*(total.failures if total else ()), *others]
+    failures = list(total.failures if total else ())
+    broken = {failure.index for failure in failures}  # of which one failure is enough
+    failures += (o for o in others if o.rule != "canonical" or o.index not in broken)
     failures.sort(key=lambda failure: (failure.index, NUMBERS.get(failure.rule, len(NUMBERS) + 1)))
     report = Report(
         valid=not failures,
@@ -147,6 +156,7 @@ def _in_order(
 
     Raises:
         DamagedError: from there on, they cannot.
+        StoreError: the workers are gone.
     """
     waiting: deque[tuple[Segment | Part, Answer | Future[Answer]]] = deque()
     damage: DamagedError | None = None
@@ -164,6 +174,8 @@ def _in_order(
                 yield _result(*waiting.popleft(), task)
         while waiting:
             yield _result(*waiting.popleft(), task)
+    except (BrokenExecutor, CancelledError) as error:
+        raise StoreError(f"validation came to no verdict: its workers are gone ({error})") from error
     finally:
         for _, answer in waiting:
             if isinstance(answer, Future):
@@ -184,7 +196,7 @@ def _result(part: Segment | Part, answer: Answer | Future[Answer], task: Task) -
 
 def _edge(store: Store, start: int, task: Task) -> Summary | None:
     """Return what the block before `start` asks of the next one, and nothing else of it."""
-    for segment in store.scan(start - 1, start) if start > 0 else ():
+    for segment in store.scan(start - 1, start):
         summary = validate(segment, best_hasher(), task.limits)
         return replace(summary, every=task.every, blocks=0, entries=0, nbytes=0, failures=())
     return None
@@ -195,10 +207,15 @@ def _check_mark(mark: Head, head: Head, edge: Summary | None) -> Iterator[Failur
     if head.length < mark.length:
         meaning = "the chain is shorter than when it was validated last"
         yield rules.failure(head.length, "mark", Broken(mark.length, head.length, meaning))
-    elif edge is not None and edge.last_hash != mark.hash:
+    elif edge is None or edge.last_hash != mark.hash:
         meaning = "the chain was changed since it was validated last"
-        broken = Broken(mark.hash.hex(), edge.last_hash.hex(), meaning)
+        broken = Broken(mark.hash.hex(), edge.last_hash.hex() if edge else "missing", meaning)
         yield rules.failure(mark.length - 1, "mark", broken)
+
+
+@cache  # one that has to be compiled takes long to make
+def _hasher(name: str | None) -> Hasher:
+    return best_hasher() if name is None else hasher(name)
 
 
 def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,8 +113,9 @@ class _Commits:
 
     def _settle(self) -> None:
         if self._waiting is not None:
-            (count, commit), self._waiting = self._waiting, None
-            commit.result()
+            count, commit = self._waiting
+            commit.result()  # who is interrupted here has yet to count it
+            self._waiting = None
             self.durable += count
 
     def __enter__(self) -> Self:
@@ -151,6 +153,7 @@ class Writer:
         self._clock = clock
         self._entropy = entropy
         self._hasher = hasher
+        self._process = os.getpid()
         self._turn = Condition()
         self._owner: int | None = None  # owned by _turn; the thread whose turn it is
         self._pending: list[Append] = []  # owned by _turn; whose turn is next takes them all
@@ -161,6 +164,7 @@ class Writer:
 
         They are queued, and whoever's turn comes first seals and commits the whole queue.
         """
+        self._begin_in_child()
         mine = False
         try:
             with self._turn:
@@ -187,6 +191,9 @@ class Writer:
             ExtendError: `encode` refused an item; all before it are durable.
             OutcomeUnknownError: the disk failed.
         """
+        self._begin_in_child()
+        with self._turn:
+            self._require_no_turn()  # a thread of ours would wait for this one
         commits = _Commits(self._commit_batch)
         try:
             with commits:
@@ -211,6 +218,7 @@ class Writer:
     @contextmanager
     def own_turn(self) -> Iterator[None]:
         """Wait until no other thread commits, and keep them waiting."""
+        self._begin_in_child()
         mine = False
         try:
             with self._turn:
@@ -221,6 +229,12 @@ class Writer:
         finally:
             if mine:
                 self._end_turn()
+
+    def _begin_in_child(self) -> None:
+        """Forget, after a fork, the thread whose turn it was: it has not come along."""
+        if self._process != os.getpid():
+            self._process, self._turn = os.getpid(), Condition()
+            self._owner, self._pending, self._tip = None, [], None
 
     def _require_no_turn(self) -> None:
         """Refuse to wait for oneself: in a signal handler, say, that came while committing."""
@@ -359,8 +373,7 @@ def _batches(
             raise _RefusedError(error) from error
         return sum(map(len, texts))
 
-    most_items = min(GROUP_ITEMS, BATCH_ENTRIES)
-    most, size, due = most_items, 0, time.monotonic() + BATCH_SECONDS
+    most, size, due = 1, 0, time.monotonic() + BATCH_SECONDS
     try:
         try:
             for item in items:
@@ -368,10 +381,12 @@ def _batches(
                 if len(group) < most and time.monotonic() < due:
                     continue
                 count, added = len(group), encode_group()
-                most, size = max(1, min(most_items, GROUP_BYTES * count // added)), size + added
+                size += added
                 if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or time.monotonic() >= due:
                     yield batch
                     batch, size, due = [], 0, time.monotonic() + BATCH_SECONDS
+                left = BATCH_ENTRIES - len(batch)
+                most = max(1, min(GROUP_ITEMS, left, GROUP_BYTES * count // added))
         except (GeneratorExit, _RefusedError):
             raise
         except BaseException:

@@ -272,7 +272,7 @@ def _opened(folder: Path, sealed: Sealed) -> Iterator[_File]:
             yield _File(descriptor, path, sealed)
         finally:
             os.close(descriptor)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DamagedError(f"{path} is missing") from None
     except OSError as error:
         kind = DamagedError if error.errno in _UNREADABLE else StoreError

@@ -3,6 +3,8 @@
 
 enum { HEADER = 104 };
 
+enum { AHEAD = 1024 * DIGEST };
+
 /* Where the fields lie in a header; see cairn.core.header. */
 enum {
     AT_INDEX = 8,
@@ -49,6 +51,7 @@ ALWAYS_INLINE void judge(const struct judged *judged)
     uint64_t before = c.follows ? read_be64(h - HEADER + AT_TIMESTAMP) : 0;
     const uint8_t *link = c.follows ? hash - DIGEST : h + AT_PREVIOUS;
     for (size_t i = 0; i < c.blocks; i++) {
+        __builtin_prefetch((const void *)((uintptr_t)hash + AHEAD), 0, 2);
         const size_t first = c.firsts[i], last = c.firsts[i + 1];
         const uint64_t count = last - first, stored = c.offsets[last] - c.offsets[first];
         const uint64_t timestamp = read_be64(h + AT_TIMESTAMP);

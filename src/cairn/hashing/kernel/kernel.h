@@ -40,6 +40,7 @@ struct work {
     const uint64_t *starts, *stops;
     /* (if they are NULL: from `first` on, `stride` bytes each, end to end) */
     uint64_t first, stride;
+    size_t ahead; /* how far after a message what is wanted later lies; 0 for a guess */
     uint8_t *out;
     size_t count; /* messages */
 };

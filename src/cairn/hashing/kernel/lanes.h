@@ -75,6 +75,8 @@ struct FN(source) {
     size_t from;
     const uint32_t *size;
     int end;
+    /* What lies so many bytes further on will be wanted later. */
+    size_t ahead;
 };
 
 /* First pass, part 0 to 3. */
@@ -86,6 +88,8 @@ INLINE void FN(load)(word w[16], const struct FN(source) *s, const int part)
     for (int i = 0; i < 4; i++) {
         const uint8_t *at = s->at[row + i] + s->from + 4 * column;
         r[i] = *(const FN(loose) *)at;
+        if (column == 0)
+            __builtin_prefetch((const void *)((uintptr_t)at + s->ahead), 0, 2);
     }
     if (s->end)
         UNROLL
@@ -198,7 +202,7 @@ INLINE void FN(store)(const word state[8], uint8_t *const out[LANES])
 TARGET static void FN(blocks)(uint32_t *memory, const uint8_t *const *at, size_t count)
 {
     word state[8], w[16];
-    struct FN(source) source = {at, 0, NULL, 0};
+    struct FN(source) source = {at, 0, NULL, 0, 8 * BLOCK};
     memcpy(state, memory, sizeof state);
     FN(first)(w, &source);
     while (count--) {
@@ -265,13 +269,15 @@ TARGET static size_t FN(group)(const struct work *work)
     const uint32_t prefix = work->prefix == PREFIX_NODE ? 0x01000000u : 0;
     const uint32_t first = work->prefix == PREFIX_NONE ? 0xffffffffu : 0x00ffffffu;
     struct FN(lineup) group;
-    struct FN(source) source = {group.at, 0, group.size, 0};
+    struct FN(source) source = {group.at, 0, group.size, 0, work->ahead};
     word state[8], w[16];
     uint8_t *out[LANES];
     size_t done = 0;
     uint64_t block = 0, blocks = FN(line_up)(work, 0, &group);
     if (blocks == 0)
         return 0;
+    if (!source.ahead)
+        source.ahead = blocks > 16 ? 8 * BLOCK : (size_t)(group.at[LANES - 1] - group.at[0]) * 2;
     source.end = blocks <= 2;
     FN(first)(w, &source);
     for (int j = 0; j < 8; j++)

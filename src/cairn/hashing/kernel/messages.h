@@ -134,6 +134,7 @@ struct batch {
     enum prefix prefix;
     const uint8_t *data;
     uint64_t size;
+    size_t ahead; /* see struct work */
     size_t rest;
     uint8_t waiting[CLASSES];
     struct message classes[CLASSES][MOST_LANES];
@@ -149,6 +150,7 @@ static void batch_start(
     b->prefix = prefix;
     b->data = data;
     b->size = size;
+    b->ahead = 0;
     b->rest = 0;
     memset(b->waiting, 0, sizeof b->waiting);
 }
@@ -191,7 +193,12 @@ static int batch_cuts(
     uint64_t stride, size_t n, uint8_t *out)
 {
     struct work work = {
-        .prefix = b->prefix, .data = b->data, .size = b->size, .stride = stride};
+        .prefix = b->prefix,
+        .data = b->data,
+        .size = b->size,
+        .stride = stride,
+        .ahead = b->ahead,
+    };
     for (size_t i = 0; i < n;) {
         size_t singly = n - i;
         if (b->isa->group && singly >= b->isa->lanes) {

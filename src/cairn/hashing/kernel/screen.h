@@ -1,7 +1,7 @@
 /* The screen: which blocks of a segment break a rule, by the columns alone. It is
  * `cairn.core.validation`'s own column checks, done in chunks that stay in the cache. */
 
-enum { CHUNK = 1024 };
+enum { CHUNK = 256 };
 
 /* A segment's columns, as cairn.core.segment describes them, and what is asked of them. */
 struct columns {
@@ -125,6 +125,7 @@ static int screen_into(
             tree_roots(isa, single, s, blocks);
 
         batch_start(&s->batch, isa, single, PREFIX_LEAF, c->headers, c->n * HEADER);
+        s->batch.ahead = CHUNK * HEADER;
         batch_cuts(&s->batch, NULL, NULL, done * HEADER, HEADER, blocks, s->hashes);
         batch_end(&s->batch);
 
