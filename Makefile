@@ -10,7 +10,7 @@ BIN := .venv/bin
 READY := .venv/ready
 KERNEL := setup.py $(wildcard src/cairn/hashing/kernel/*)
 
-.PHONY: help serve test check lint soak bench lock clean
+.PHONY: help serve test check lint soak sanitize bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -42,6 +42,20 @@ check: lint test ## what CI runs
 
 soak: $(READY)   ## the long fault and fuzz runs
 	@$(BIN)/pytest -n 2 -m soak
+
+# A copy of the sources, since a kernel built so works only where the sanitizers were loaded first.
+SANITIZED := build/sanitized
+
+sanitize: $(READY) ## the tests of hashing, on a C kernel that reports wrong memory and undefined acts
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -r src/cairn $(SANITIZED)
+	@rm -f $(SANITIZED)/cairn/hashing/*.so
+	@$(CC) -shared -fPIC -std=gnu11 -O1 -g -Wall -Wextra -fno-omit-frame-pointer \
+	    -fsanitize=address,undefined -fno-sanitize-recover=all \
+	    -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+	    $(SANITIZED)/cairn/hashing/kernel/*.c -o $(SANITIZED)/cairn/hashing/_lanes.abi3.so
+	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) \
+	    $(BIN)/pytest -q tests/hashing
 
 bench: $(READY)  ## measure, and print ratios
 	@$(BIN)/python -m bench

@@ -29,6 +29,15 @@ def events(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def small_events(count: int) -> list[dict[str, Any]]:
+    """Return objects of about 100 bytes of JSON."""
+    return [
+        {"id": i, "user": f"user{i % 97}", "action": "login", "ip": f"10.1.2.{i % 250}", "ok": True}
+        | {"note": "x" * 10}
+        for i in range(count)
+    ]
+
+
 def timed(work: Callable[[], object]) -> float:
     """Return the seconds that `work` takes."""
     began = time.perf_counter()
@@ -40,6 +49,12 @@ def spread(values: list[float], scale: float, unit: str) -> str:
     """Return median, minimum and maximum for people."""
     middle, low, high = (scale * v for v in (median(values), min(values), max(values)))
     return f"{middle:.4g} {unit} ({low:.4g} to {high:.4g})"
+
+
+def rate(seconds: list[float], count: int) -> str:
+    """Return how many of `count` things are done in a second, for people."""
+    rates = [count / value for value in seconds]
+    return f"{median(rates):,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})"
 
 
 def million(folder: Path, count: int = MILLION) -> Path:

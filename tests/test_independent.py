@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from hashlib import sha256
 from itertools import count, pairwise
 from pathlib import Path
 from random import Random
@@ -19,13 +20,16 @@ from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.header import HEADER_BYTES
 from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
+from cairn.hashing import best_hasher
 from cairn.lab.attacks import Attack, attacks
 from cairn.lab.tampering import Forgery, forging, rechain
-from cairn.store import sqlite
+from cairn.store import disk, flat, sqlite
+from cairn.store.disk import DiskStore
 from cairn.store.sqlite import FILE_NAME, SqliteStore
 from tests import independent
 from tests.builders import START, chain, segments
 from tests.independent import Finding
+from tests.store import sealed
 
 UNITS = {"hashes": HASH_BYTES, "headers": HEADER_BYTES, "offsets": 8, "data": 1}
 """Each column, and the bytes of one thing in it."""
@@ -35,6 +39,7 @@ PAGE = 4096
 SALT = b"\x09" * SALT_BYTES
 
 Copy = Callable[[str], Path]
+SealedCopy = Callable[..., Path]
 Row = tuple[int, bytes, bytes, bytes, bytes]
 
 
@@ -94,7 +99,7 @@ def build(directory: Path, blocks: Sequence[Block], *sizes: int) -> None:
 def opened(directory: Path) -> Ledger:
     """Open a ledger to write, without clock or randomness."""
     ticks = count(START + 1)
-    store = SqliteStore(directory)
+    store = DiskStore(directory, best_hasher())
     return Ledger(store, clock=lambda: next(ticks), entropy=Random(1).randbytes)
 
 
@@ -879,3 +884,175 @@ def test_random_rearrangements_of_rows(copy: Copy, overlapping: bool) -> None:
             rearrange(random, directory)
         if overlap(rows_of(directory)) == overlapping:
             agreed(directory)
+
+
+# Sealed segments
+
+PARTS = (2, 3, 100)
+
+
+@pytest.fixture
+def sealed_copy(originals: Path, copy: Copy) -> SealedCopy:
+    """Return a function that copies a ledger whose first blocks lie in files, so many in each."""
+
+    def make(ledger: str, *sizes: int) -> Path:
+        name = f"{ledger} {sizes}"
+        if not (originals / name).exists():
+            with Ledger.open(originals / ledger, read_only=True) as opened:
+                sealed.build(originals / name, list(opened), *sizes)
+        return copy(name)
+
+    return make
+
+
+def some_sizes(random: Random) -> list[int]:
+    """Return how many blocks files have: at least 8 in all, which every ledger has."""
+    return random.choice([[8], [1, 7], [3, 5], [2, 2, 1, 3], [4, 3]])
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_sealed_ledgers_are_valid(
+    sealed_copy: SealedCopy, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in PARTS:
+        sealed.cut_into_parts(monkeypatch, part, 500)
+        for sizes in ((1,), (8,), (3, 3), (1, 2, 1, 3)):
+            assert agreed(sealed_copy(ledger, *sizes)) == []
+
+
+def test_what_files_have_in_common_with_the_format() -> None:
+    assert (flat.PART_BLOCKS, flat.PART_BYTES) == (independent.PART_BLOCKS, independent.PART_BYTES)
+
+
+def test_a_long_sealed_ledger_is_valid_and_one_edit_in_it_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 5000)
+    sealed.cut_into_parts(monkeypatch, 2000)
+    with Ledger.create(tmp_path / "ledger") as ledger:
+        ledger.extend(range(6000))
+        ledger.extend(range(1000))
+    assert len(sealed.files_of(tmp_path / "ledger")) == 1
+    assert agreed(tmp_path / "ledger") == []
+    path = sealed.files_of(tmp_path / "ledger")[0]
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    ((last,),) = execute(tmp_path / "ledger", "SELECT first + blocks - 1 FROM segments")
+    assert agreed(tmp_path / "ledger") == [Finding(int(str(last)), "data_root")]
+
+
+@pytest.mark.parametrize("ledger", ["extended", "batches"])
+@pytest.mark.parametrize("attack", list(attacks()), ids=lambda attack: attack.name)
+def test_attack_on_sealed_blocks(
+    sealed_copy: SealedCopy, attack: Attack, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed.cut_into_parts(monkeypatch, 2)
+    directory = sealed_copy(ledger, 3, 4)
+    with forging(directory, cover_tracks=attack.cover_tracks) as blocks:
+        if "whole chain" in attack.name:  # it wants an entry in each block
+            blocks[:] = [block for block in blocks if block.entries]
+        attack.perform(blocks)
+    assert sealed.files_of(directory)
+    assert agreed(directory) != [] or attack.cover_tracks
+
+
+def test_random_forgeries_of_sealed_blocks(
+    sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = set()
+    for seed in range(120):
+        random = Random(seed)
+        sealed.cut_into_parts(monkeypatch, random.choice(PARTS))
+        ledger = random.choice(["appended", "batches"])
+        directory = sealed_copy(ledger, *some_sizes(random))
+        with forging(directory, cover_tracks=random.random() < 0.5) as blocks:
+            for _ in range(random.choice([1, 1, 2, 5])):
+                forge(random, blocks)
+        rules |= {finding.rule for finding in agreed(directory)}
+    assert rules > {"version", "kind", "count", "index", "timestamp", "link", "hash", "size"}
+    assert rules > {"data_root", "work", "head"}
+
+
+def mutate_file(random: Random, path: Path, times: int) -> None:
+    """Change bits or words of a file, more often where it says how it is to be read."""
+    changed = bytearray(path.read_bytes())
+    n, m = unpack("<QQ", changed[24:40])
+    headers = -(-(64 + n * HASH_BYTES) // 64) * 64
+    offsets = -(-(headers + n * HEADER_BYTES) // 64) * 64
+    for _ in range(times):
+        match random.choice(["bit", "offset", "offset", "count", "count", "header"]):
+            case "bit":
+                changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+            case "offset":
+                at = offsets + 8 * random.randrange(m + 1)
+                (old,) = unpack("<Q", changed[at : at + 8])
+                new = random.choice([0, 1, old + 1, max(old - 20, 0), old * 2, 2**63, 2**64 - 1])
+                changed[at : at + 8] = pack("<Q", min(new, 2**64 - 1))
+            case "count":
+                at = headers + HEADER_BYTES * random.randrange(n) + 56
+                changed[at : at + 4] = pack(">I", random.choice([0, 1, 2, 3, 50, 2**32 - 1]))
+            case _:
+                changed[random.randrange(64)] ^= 1 << random.randrange(8)
+    path.write_bytes(changed)
+
+
+def record_again(directory: Path, path: Path) -> None:
+    """Make the manifest agree with what no rule covers of a file, as an attacker could."""
+    file = path.read_bytes()
+    n, m = unpack("<QQ", file[24:40])
+    at = 64
+    for width in (n * HASH_BYTES, n * HEADER_BYTES, (m + 1) * 8):
+        at = -(-(at + width) // 64) * 64
+    index = file[at : at + n * 8]
+    pages = [sha256(b"\x00" + index[i : i + PAGE]).digest() for i in range(0, len(index), PAGE)]
+    digest = sha256(file[:64] + b"".join(pages)).digest()
+    execute(directory, "UPDATE segments SET digest = ? WHERE first = ?", digest, int(path.stem))
+
+
+def test_random_changes_of_files(sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both read the same out of damaged counts and offsets, wherever a file is cut into parts."""
+    rules = set()
+    for seed in range(400):
+        random = Random(seed)
+        sealed.cut_into_parts(monkeypatch, random.choice([1, *PARTS]))
+        ledger = random.choice(["extended", "rows", "batches"])
+        directory = sealed_copy(ledger, *some_sizes(random))
+        path = random.choice(sealed.files_of(directory))
+        mutate_file(random, path, random.choice([1, 1, 2, 4]))
+        if random.random() < 0.5:
+            record_again(directory, path)
+        rules |= {finding.rule for finding in agreed(directory)}
+    assert rules > {"storage", "count", "size", "data_root"}
+
+
+def test_random_rearrangements_of_the_manifest(sealed_copy: SealedCopy) -> None:
+    rules = set()
+    for seed in range(200):
+        random = Random(seed)
+        directory = sealed_copy("extended", *random.choice([[3, 5], [2, 2, 1, 3], [4, 3]]))
+        rows = execute(directory, "SELECT * FROM segments")
+        first = random.choice(rows)[0]
+        by = random.choice([-3, -1, 1, 2, 4, 1000])
+        with suppress(sqlite3.IntegrityError):  # it would be at the place of another
+            match random.choice(["move", "drop", "double", "resize", "rename", "head", "tail"]):
+                case "move":
+                    statement = "UPDATE segments SET first = first + ? WHERE first = ?"
+                    execute(directory, statement, by, first)
+                case "drop":
+                    execute(directory, "DELETE FROM segments WHERE first = ?", first)
+                case "double":
+                    statement = """INSERT INTO segments
+                        SELECT first + ?, blocks, size, digest FROM segments WHERE first = ?"""
+                    execute(directory, statement, by, first)
+                case "resize":
+                    statement = "UPDATE segments SET blocks = blocks + ? WHERE first = ?"
+                    execute(directory, statement, by, first)
+                case "rename":
+                    path = random.choice(sealed.files_of(directory))
+                    path.rename(path.with_name(independent.file_name(int(path.stem) + by)))
+                case "head":
+                    length, last_hash = head_of(directory)
+                    set_head(directory, max(length + by, 1), last_hash)
+                case _:
+                    execute(directory, "UPDATE runs SET first = max(first + ?, 0)", by)
+        rules |= {finding.rule for finding in agreed(directory)}
+    assert rules >= {"storage", "index", "head"}

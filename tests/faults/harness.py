@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from cairn import Block, Ledger
-from cairn.store.directory import FILE_NAME, LOCK_NAME
+from cairn.store.directory import FILE_NAME, LOCK_NAME, SEGMENTS_NAME, occupied
 
 ROOT: Final = Path(__file__).parents[2]
 ALLOWED: Final = frozenset({"StoreError", "OSError"})
 """Errors that may come of a failing disk; OutcomeUnknownError is a StoreError."""
-FILES: Final = frozenset({FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME})
+FILES: Final = frozenset(
+    {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME, SEGMENTS_NAME}
+)
 """What there is in the directory of a ledger."""
 LEFTOVER: Final = re.compile(r"\.cairn-\d+-[0-9a-f]{16}\.new")
 """What a creator that died leaves behind."""
@@ -162,6 +164,11 @@ def names_in(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
+def files_in(path: Path) -> set[str]:
+    """Return the names in the folder of segments of a ledger."""
+    return names_in(path / SEGMENTS_NAME) if (path / SEGMENTS_NAME).exists() else set()
+
+
 def is_ledger(path: Path, said: Said, *, rubbish: bool) -> bool:
     """Whether there is a ledger in the directory `path`, having checked what else there is."""
     names = names_in(path)
@@ -169,8 +176,10 @@ def is_ledger(path: Path, said: Said, *, rubbish: bool) -> bool:
     assert not strange or rubbish, f"left behind in {path.name}: {strange}"
     assert all(LEFTOVER.fullmatch(name) for name in strange), f"in {path.name} is {strange}"
     if FILE_NAME in names:
+        left = {n for n in files_in(path) if not n.endswith(".segment")}
+        assert not left or rubbish, f"left behind in the segments of {path.name}: {left}"
         return True
-    assert not names & FILES, f"there is a piece of a ledger: {names}"
+    assert not occupied(path), f"there is a piece of a ledger: {names}"
     assert rubbish or path.name in said.empty, f"left behind: {path.name}"
     return False
 

@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -27,7 +28,7 @@ from cairn import Block, Ledger, OutcomeUnknownError
 from cairn.ledger import exchange as cairn_exchange
 from cairn.ledger import writer as cairn_writer
 from cairn.ledger.exchange import export_lines, import_chain
-from cairn.store import sqlite
+from cairn.store import disk, sqlite
 from cairn.store.directory import sync
 from tests.faults.harness import key, numbers, place, tune, value
 from tests.faults.shim import Mode, Shim
@@ -43,6 +44,7 @@ FAULTS: Final = {
     "none": (Mode.UNARMED, 0),
 }
 LOG_PAGES: Final = 12
+SEAL_BLOCKS: Final = disk.SEAL_BLOCKS
 LEFTOVER: Final = ".cairn-1-0123456789abcdef.new"
 BATCH: Final = 3
 """Items that one commit of `extend` takes here."""
@@ -112,12 +114,9 @@ class Case:
 
     def copy_template(self, name: str) -> None:
         """Put a ledger there, and on the disk."""
-        self.path.mkdir()
-        for file in (self.template / name).iterdir():
-            (self.path / file.name).write_bytes(file.read_bytes())
-            sync(self.path / file.name)
-        sync(self.path)
-        sync(self.path.parent)
+        shutil.copytree(self.template / name, self.path)
+        for path in (*self.path.rglob("*"), self.path, self.path.parent):
+            sync(path)
         for number in range(1, 8):
             at = json.loads((self.template / "places").read_text())[number]
             self.say("try", number)
@@ -195,6 +194,40 @@ def log_nearly_full(case: Case) -> None:
         case.append()
 
 
+def tail_full(case: Case) -> None:
+    """Two files and two blocks in the tail: each block more goes to a file with them."""
+    tune(disk, SEAL_BLOCKS=2)
+    case.copy_template("sealed")
+    case.open()
+
+
+def nothing_sealed(case: Case) -> None:
+    """The next block goes to the first file, with all others."""
+    opened(case)
+    tune(disk, SEAL_BLOCKS=5)
+
+
+def tail_overgrown(case: Case) -> None:
+    """The next block goes to the third file, after four blocks each went to the first two."""
+    opened(case)
+    tune(disk, SEAL_BLOCKS=1)
+    tune(sqlite, SCAN_BLOCKS=1)
+
+
+def tail_full_and_target_empty(case: Case) -> None:
+    tail_full(case)
+    target_empty(case)
+
+
+def nothing_and_small_tails(_: Case) -> None:
+    tune(disk, SEAL_BLOCKS=2)
+
+
+def target_empty_and_small_tails(case: Case) -> None:
+    tune(disk, SEAL_BLOCKS=2)
+    target_empty(case)
+
+
 def create(case: Case) -> None:
     case.ledger = Ledger.create(case.path)
     case.say("made", case.path.name)
@@ -235,6 +268,12 @@ def import_(case: Case) -> None:
     lines = (case.template / "lines").read_bytes().splitlines()
     import_chain(case.target, lines)
     case.say("made", case.target.name)
+
+
+def live_and_seal(case: Case) -> None:
+    tune(disk, SEAL_BLOCKS=6)
+    live(case)
+    assert len(list(case.path.glob("segments/*.segment"))) > 9
 
 
 def live(case: Case) -> None:
@@ -345,10 +384,19 @@ SCENARIOS: Final[Scenarios] = {
     "backup into an empty directory": (opened_and_target_empty, backup),
     "import": (nothing, import_),
     "import into an empty directory": (target_empty, import_),
+    "seal the first file": (nothing_sealed, append_keyed),
+    "seal": (tail_full, append_twice),
+    "seal an overgrown tail": (tail_overgrown, append),
+    "extend and seal": (tail_full, extend),
+    "backup of files": (tail_full, backup),
+    "backup of files into an empty directory": (tail_full_and_target_empty, backup),
+    "import into files": (nothing_and_small_tails, import_),
+    "import into files in an empty directory": (target_empty_and_small_tails, import_),
 }
 """Each call of these may fail."""
 STORIES: Final[Scenarios] = {
     "live": (nothing, live),
+    "live and seal": (nothing, live_and_seal),
     "folder is missing": (folder_is_missing, create),
     "die of a failed sync": (closed, die_of_a_failed_sync),
     "recover beside a backup": (closed, recover_beside_a_backup),
@@ -367,6 +415,10 @@ def make_template(template: Path) -> None:
         no_index = shutil.ignore_patterns("*-shm")  # the whole machine crashed
         shutil.copytree(template / "live", template / "crashed", ignore=no_index)
     shutil.copytree(template / "live", template / "closed")
+    tune(disk, SEAL_BLOCKS=2)
+    import_chain(template / "sealed", (template / "lines").read_bytes().splitlines())
+    assert len(list(template.glob("sealed/segments/*.segment"))) == 2
+    tune(disk, SEAL_BLOCKS=SEAL_BLOCKS)
 
 
 def appends_before_checkpoint(template: Path) -> int:
@@ -422,6 +474,7 @@ def go_on(case: Case) -> None:
 
 
 def main(scenario: str, root: str, *faults: str) -> None:
+    warnings.simplefilter("ignore")  # a tail that could not be sealed
     tune(sqlite, LOG_PAGES=LOG_PAGES)
     tune(cairn_writer, BATCH_ENTRIES=BATCH)
     tune(cairn_exchange, BATCH_ENTRIES=BATCH)

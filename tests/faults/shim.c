@@ -17,7 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sendfile.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* The values of these two are known to shim.py. */
@@ -33,6 +35,8 @@ static int (*real_open)(const char *, int, ...);
 static int (*real_openat)(int, const char *, int, ...);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+static ssize_t (*real_writev)(int, const struct iovec *, int);
+static ssize_t (*real_sendfile)(int, int, off_t *, size_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
@@ -57,6 +61,8 @@ static void set_up(void)
     real_openat = dlsym(RTLD_NEXT, "openat64");
     real_write = dlsym(RTLD_NEXT, "write");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
+    real_writev = dlsym(RTLD_NEXT, "writev");
+    real_sendfile = dlsym(RTLD_NEXT, "sendfile64");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
@@ -305,6 +311,42 @@ ssize_t pwrite(int descriptor, const void *data, size_t size, off_t offset)
 ssize_t pwrite64(int descriptor, const void *data, size_t size, off_t offset)
 {
     return written(descriptor, data, size, offset, 1);
+}
+
+/* As one write of all pieces. */
+ssize_t writev(int descriptor, const struct iovec *pieces, int count)
+{
+    char path[PATH_MAX];
+    if (root_size == 0 || !of_descriptor(descriptor, path))
+        return real_writev(descriptor, pieces, count);
+    size_t size = 0;
+    for (int i = 0; i < count; i++)
+        size += pieces[i].iov_len;
+    char *data = malloc(size + 1), *at = data;
+    if (data == NULL)
+        abort();
+    for (int i = 0; i < count; at += pieces[i++].iov_len)
+        memcpy(at, pieces[i].iov_base, pieces[i].iov_len);
+    ssize_t result = written(descriptor, data, size, 0, 0);
+    int saved = errno;
+    free(data);
+    errno = saved;
+    return result;
+}
+
+/* Not here: who copies a file falls back on writing. */
+ssize_t sendfile64(int to, int from, off_t *offset, size_t size)
+{
+    char path[PATH_MAX];
+    if (root_size == 0 || !of_descriptor(to, path))
+        return real_sendfile(to, from, offset, size);
+    errno = EINVAL;
+    return -1;
+}
+
+ssize_t sendfile(int to, int from, off_t *offset, size_t size)
+{
+    return sendfile64(to, from, offset, size);
 }
 
 static int synced(int descriptor, int (*call)(int))

@@ -87,8 +87,11 @@ def power_loss(shim_library: Path, memory_path: Path) -> PowerLoss:
     return PowerLoss(shim_library, memory_path)
 
 
-def test_a_life_of_writing_survives_a_power_loss_at_any_moment(power_loss: PowerLoss) -> None:
-    (trace,) = power_loss.run("live", "none")
+@pytest.mark.parametrize("story", ["live", "live and seal"])
+def test_a_life_of_writing_survives_a_power_loss_at_any_moment(
+    story: str, power_loss: PowerLoss
+) -> None:
+    (trace,) = power_loss.run(story, "none")
     problems = power_loss.judge_trace(trace, chances=0.3)
     assert not problems, "\n".join(problems)
 

@@ -163,15 +163,31 @@ def test_a_timestamp_has_63_bits(timestamp: int) -> None:
     assert compare(values([30], timestamps=[timestamp])) == ([] if good else [0])
 
 
+def test_time_goes_back_from_a_time_out_of_range() -> None:
+    for block in range(40):
+        times = [2**64 - 1 if i == block else 0 for i in range(40)]
+        assert compare(values([30] * 40, timestamps=times)) == [block, block + 1][: 40 - block]
+
+
 @pytest.mark.parametrize("field", ["version", "kind", "bits", "index", "size", "nonce"])
 @pytest.mark.parametrize("value", [0, 1, 2, 3, 2**16 - 1])
-def test_a_field_is_judged_though_the_hash_is_right(field: str, value: int) -> None:
-    segment = values([30] * 20)
-    right = segment.fields[field][17]
-    segment.fields[field][17] = value
+@pytest.mark.parametrize("block", [0, 7, 17, 39])
+def test_a_field_is_judged_though_the_hash_is_right(field: str, value: int, block: int) -> None:
+    segment = values([30] * 44)
+    right = segment.fields[field][block]
+    segment.fields[field][block] = value
     link(segment)
     good = value == right or (field == "kind" and value <= 2)
-    assert compare(segment) == ([] if good else [17])
+    assert compare(segment) == ([] if good else [block])
+
+
+@pytest.mark.parametrize("block", [0, 7, 17, 39, 43])
+def test_a_root_is_judged_though_the_hash_is_right(block: int) -> None:
+    for byte in range(64, 96):
+        segment = values([30] * 44)
+        segment.headers[block, byte] ^= 0x40
+        link(segment)
+        assert compare(segment) == [block]
 
 
 @pytest.mark.parametrize("kind", [0, 1, 2, 3])
@@ -194,6 +210,7 @@ def test_an_index_is_its_position(start: int) -> None:
 
 
 def test_limits_are_held() -> None:
+    assert compare(values([30] * 20 + [31] + [30] * 20), Limits(size=30)) == [20]
     segment = batches([2, 3, 4, 0, 1])
     sizes = segment.fields["size"].tolist()
     assert compare(segment, Limits(count=3)) == [2]

@@ -51,7 +51,7 @@ STORES = {
 
 @pytest.fixture(params=STORES)
 def open_store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Open]:
     opened: list[Store] = []
     make, limits = STORES[request.param]
@@ -61,7 +61,7 @@ def open_store(
         cut_into_parts(monkeypatch, 3, 600)
 
     def open_one(parts: list[Segment]) -> Store:
-        directory = tmp_path / str(len(opened))
+        directory = memory_path / str(len(opened))
         directory.mkdir()
         opened.append(make(parts, directory))
         return opened[-1]

@@ -18,8 +18,9 @@ TEMPLATES: Final = 32
 """Objects made from nothing; all others are one of them with another id."""
 FIRST_ID: Final = 10**9
 """So that all ids have as many digits."""
+STEP_BLOCKS: Final = 4096
 STEP_BYTES: Final = 4 * 2**20
-"""Recorded at once while a ledger is brought to where all of it is sealed."""
+"""Recorded at once while a ledger is brought to where all of it is sealed: one commit."""
 
 
 def strings(size: int) -> Iterator[str]:
@@ -47,7 +48,7 @@ def build(path: Path, values: Iterator[object], size: int, blocks: int) -> int:
 
     More are recorded until none is left in the tail: what is measured is sealed history.
     """
-    step = STEP_BYTES // size
+    step = min(STEP_BLOCKS, STEP_BYTES // size)
     with Ledger.create(path) as ledger:
         ledger.extend(islice(values, blocks))
         while any(isinstance(p, Segment) for p in ledger._store.parts(0, len(ledger))):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -38,8 +40,6 @@ class Contender:
     name: str
     run: Callable[[], float]
     """Does the work once and returns units a second, such as blocks."""
-    nbytes: int
-    """Bytes of a unit, to say the same in GB/s."""
 
 
 def in_turn(
@@ -67,6 +67,17 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def number(value: float) -> str:
+    """Return three digits that count, or all before the point."""
+    digits = 2 - floor(log10(value)) if value > 0 else 0
+    return f"{value:,.{min(max(digits, 0), 6)}f}"
+
+
+def with_range(rate: Spread) -> str:
+    """Return median and range for people."""
+    return f"{number(rate.median)} ({number(rate.low)} to {number(rate.high)})"
+
+
 def machine() -> str:
     """Return what this runs on, in words."""
     model = platform.processor() or platform.machine()
@@ -76,5 +87,6 @@ def machine() -> str:
             model = line.partition(": ")[2]
     return (
         f"{cpus()} × {model}, kernel for {', '.join(INSTRUCTION_SETS) or 'none of it'}; "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}; "
+        f"load average before: {os.getloadavg()[0]:.1f}"
     )

@@ -16,7 +16,6 @@ from typing import Final
 from cairn.bench.measure import timed
 from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, NO_HASH, Kind
 from cairn.core.merkle import HASH_BYTES
-from cairn.hashing.lanes import INSTRUCTION_SETS
 from cairn.ledger import Ledger
 
 HEADER: Final = Struct(">HHIQ32sQII32sQ")
@@ -147,24 +146,22 @@ def openssl_version() -> str | None:
     """Return what `openssl` says of itself, or None where it is not installed."""
     if shutil.which("openssl") is None:
         return None
-    return subprocess.run(
-        ["openssl", "version"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    result = subprocess.run(["openssl", "version"], capture_output=True, text=True, check=True)
+    return result.stdout.partition("(")[0].strip()
 
 
-def pure_compressions(threads: int, times: int) -> float:
-    """Return SHA-256 compressions a second of the C kernel's rounds alone, `times` a thread.
+def pure_compressions(isa: str, threads: int, times: int) -> float:
+    """Return SHA-256 compressions a second of the C kernel's rounds alone, in registers.
 
-    Requires the kernel.
+    Each thread does `times` of all lanes of `isa`, one of `INSTRUCTION_SETS`.
     """
-    from cairn.hashing import _lanes
+    from cairn.hashing import _lanes  # absent where it was not built
+
+    done: list[int] = []
 
     def work() -> None:
         with ThreadPoolExecutor(threads) as pool:
-            done.extend(
-                pool.map(lambda _: _lanes.compress(INSTRUCTION_SETS[0], times), [0] * threads)
-            )
+            done.extend(pool.map(_lanes.compress, [isa] * threads, [times] * threads))
 
-    done: list[int] = []
     seconds = timed(work)
     return sum(done) / seconds

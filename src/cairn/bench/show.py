@@ -7,7 +7,7 @@ from math import ceil, floor, log10
 from typing import Final
 from xml.sax.saxutils import escape
 
-from cairn.bench.measure import Spread
+from cairn.bench.measure import number, with_range
 from cairn.bench.validate import (
     CAREFUL,
     CEILING,
@@ -19,7 +19,7 @@ from cairn.bench.validate import (
     Result,
 )
 
-WIDTH, HEIGHT = 820, 430
+WIDTH, HEIGHT = 860, 410
 """Of the chart, in its own units, about pixels."""
 LEFT, RIGHT, TOP, BOTTOM = 60, 560, 60, 370
 """Where the lines lie in it; their names follow on the right."""
@@ -62,12 +62,6 @@ def markdown(outcome: Outcome) -> str:
     )
 
 
-def number(value: float) -> str:
-    """Return three digits that count, or all before the point."""
-    digits = 2 - floor(log10(value)) if value > 0 else 0
-    return f"{value:,.{min(max(digits, 0), 6)}f}"
-
-
 def size_name(size: int) -> str:
     """Return a number of bytes in words, such as "4 KB"."""
     return f"{size >> 10} KB" if size % 1024 == 0 else f"{size} B"
@@ -91,16 +85,12 @@ def _ratio_rows(results: Sequence[Result]) -> Iterator[tuple[str, list[str]]]:
 
 def _rate_rows(results: Sequence[Result]) -> Iterator[tuple[str, list[str]]]:
     for name in results[0].rates:
-        yield name, [_with_range(result.rates[name].times(1e-3)) for result in results]
+        yield name, [with_range(result.rates[name].times(1e-3)) for result in results]
 
 
 def _gigabyte_rows(results: Sequence[Result]) -> Iterator[tuple[str, list[str]]]:
     for name in results[0].rates:
         yield name, [number(result.gigabytes[name].median) for result in results]
-
-
-def _with_range(rate: Spread) -> str:
-    return f"{number(rate.median)} ({number(rate.low)} to {number(rate.high)})"
 
 
 def svg(outcome: Outcome) -> str:

@@ -158,20 +158,22 @@ class Outcome:
 
 def measure(plan: Plan, progress: Callable[[int], None]) -> Outcome:
     """Measure as `plan` says, in a scratch folder; `progress` is told the percentage done."""
-    openssl = rivals.openssl_version()
-    missing = []
-    if openssl is None:
-        missing.append(f"{OPENSSL}: openssl is not installed")
-    if not INSTRUCTION_SETS:
-        missing.append(f"{CEILING}: the C kernel was not built")
-    where = machine() if openssl is None else f"{machine()}; {openssl}"
+    where = "; ".join([machine(), *filter(None, [rivals.openssl_version()])])
     results = []
     with ProcessPoolExecutor(cpus(), get_context("spawn")) as processes:
         for number, size in enumerate(plan.sizes):
             part = partial(_part, progress, number, len(plan.sizes))
             with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
                 results.append(_measure_size(size, plan, Path(folder), processes, part))
-    return Outcome(where, plan.rounds, tuple(missing), tuple(results))
+    return Outcome(where, plan.rounds, tuple(missing()), tuple(results))
+
+
+def missing() -> Iterator[str]:
+    """Yield what cannot be measured here, and why."""
+    if rivals.openssl_version() is None:
+        yield f"{OPENSSL}: openssl is not installed"
+    if not INSTRUCTION_SETS:
+        yield f"{CEILING}: the C kernel was not built"
 
 
 def _part(progress: Callable[[int], None], number: int, parts: int, done: float) -> None:
@@ -196,23 +198,24 @@ def _measure_size(
     wanted = min(plan.blocks, plan.data // nbytes)
     blocks = build(folder / "strings", strings(size), size, wanted)
     build(folder / "objects", objects(size), size, wanted)
-    contenders = list(_contenders(size, plan, folder, processes))
+    message = 1 + SALT_BYTES + size
+    found = list(contenders(size, message, plan, folder, processes))
     return Result(
         size=size,
         blocks=blocks,
         members=len(next(objects(size))),
-        rates=in_turn(contenders, plan.rounds, progress),
-        nbytes={contender.name: contender.nbytes for contender in contenders},
+        rates=in_turn(found, plan.rounds, progress),
+        nbytes={c.name: message if c.name == OPENSSL else nbytes for c in found},
     )
 
 
-def _contenders(size: int, plan: Plan, folder: Path, processes: Executor) -> Iterator[Contender]:
-    """Yield all that can run here, by name; see `Result.rates`."""
-    nbytes = HEADER_BYTES + SALT_BYTES + size
-    path = folder / "strings"
+def contenders(
+    size: int, message: int, plan: Plan, folder: Path, processes: Executor
+) -> Iterator[Contender]:
+    """Yield all that can run here; `message` bytes are hashed for an entry."""
 
     def ours(name: str, hasher: str | None = None, threads: int | None = None) -> Contender:
-        return Contender(name, partial(_ours, path, hasher, threads, None), nbytes)
+        return Contender(name, partial(_ours, folder / "strings", hasher, threads))
 
     count = max(min(EXAMPLE_BLOCKS, plan.example // size), 2)
     for name, values, digest in (
@@ -221,24 +224,20 @@ def _contenders(size: int, plan: Plan, folder: Path, processes: Executor) -> Ite
         (EXAMPLE_JSON, objects(size), rivals.example_json_hash),
     ):
         chain = rivals.example_chain(list(islice(values, count)), digest)
-        yield Contender(name, partial(_example, chain, digest), nbytes)
-    yield Contender(CAREFUL, partial(_careful, path), nbytes)
+        yield Contender(name, partial(_example, chain, digest))
+    yield Contender(CAREFUL, partial(_careful, folder / "strings"))
     if rivals.openssl_version():
-        message = 1 + SALT_BYTES + size
-        yield Contender(OPENSSL, partial(rivals.openssl_rate, message, cpus()), message)
+        yield Contender(OPENSSL, partial(rivals.openssl_rate, message, cpus()))
     if INSTRUCTION_SETS:
-        yield Contender(CEILING, partial(_ceiling, size, plan.compressions), nbytes)
+        yield Contender(CEILING, partial(_ceiling, size, plan.compressions))
     yield ours(OURS)
-    yield Contender(OURS_OBJECTS, partial(_ours, folder / "objects", None, None, None), nbytes)
+    yield Contender(OURS_OBJECTS, partial(_ours, folder / "objects"))
     yield ours("cairn, 1 thread", threads=1)
     for name in _others():
         yield ours(f"cairn, {name}, all cores", name)
         yield ours(f"cairn, {name}, 1 thread", name, 1)
-    yield Contender(
-        "cairn, hashlib, a process for each core",
-        partial(_ours, path, "hashlib", None, processes),
-        nbytes,
-    )
+    in_processes = partial(_ours, folder / "strings", "hashlib", pool=processes)
+    yield Contender("cairn, hashlib, a process for each core", in_processes)
 
 
 def _others() -> list[str]:
@@ -261,10 +260,15 @@ def _careful(path: Path) -> float:
 
 
 def _ceiling(size: int, times: int) -> float:
-    return rivals.pure_compressions(cpus(), times) / compressions(size)
+    return rivals.pure_compressions(INSTRUCTION_SETS[0], cpus(), times) / compressions(size)
 
 
-def _ours(path: Path, hasher: str | None, threads: int | None, pool: Executor | None) -> float:
+def _ours(
+    path: Path,
+    hasher: str | None = None,
+    threads: int | None = None,
+    pool: Executor | None = None,
+) -> float:
     """Open the ledger, validate it, close it; on `threads`, or in `pool`, or on all cores."""
     with ExitStack() as stack:
         began = time.perf_counter()

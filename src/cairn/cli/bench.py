@@ -15,6 +15,9 @@ def bench() -> None:
     """Measure on this machine, beside rivals and its limits."""
 
 
+quick_option = click.option("--quick", is_flag=True, help="Only see that it works, in seconds.")
+
+
 @bench.command()
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write figures."
@@ -22,7 +25,7 @@ def bench() -> None:
 @click.option(
     "--svg", "svg_file", type=click.Path(path_type=Path), metavar="FILE", help="Write a chart."
 )
-@click.option("--quick", is_flag=True, help="Only see that it works, in seconds.")
+@quick_option
 def validate(json_file: Path | None, svg_file: Path | None, quick: bool) -> None:
     """Measure validation of ledgers on disk, and print medians and ranges as Markdown.
 
@@ -40,3 +43,18 @@ def validate(json_file: Path | None, svg_file: Path | None, quick: bool) -> None
     if svg_file:
         svg_file.write_text(show.svg(outcome), encoding="utf-8")
     click.echo(show.markdown(outcome))
+
+
+@bench.command()
+@quick_option
+def search(quick: bool) -> None:
+    """Measure the mining search, and print medians and ranges as Markdown.
+
+    In turn with the kernel's pure compressions, and a loop of hashlib. Takes a minute or two.
+    """
+    from cairn.bench.search import ROUNDS, SECONDS, measure
+
+    seconds, rounds = (0.001, 1) if quick else (SECONDS, ROUNDS)
+    with progress("measuring", 100) as show_percent:
+        text = measure(seconds, rounds, lambda done: show_percent(int(100 * done)))
+    click.echo(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -130,15 +132,42 @@ def _end_with_parent() -> None:
 @contextmanager
 def _dask_executor(address: str) -> Iterator[Executor]:
     try:
-        from distributed import Client  # type: ignore[import-untyped]
+        from distributed import Client, KilledWorker
     except ImportError:
         raise Failed("Dask is not installed: pip install 'cairn-ledger[dask]'") from None
     try:
-        client = Client(address, timeout=DASK_SECONDS, set_as_default=False)
+        asyncio.run(_reach(address))
+        client = Client(  # type: ignore[no-untyped-call]
+            address, timeout=DASK_SECONDS, set_as_default=False
+        )
     except (OSError, ValueError, TypeError) as error:
         raise Failed(f"there is no Dask scheduler at {address}: {error}") from error
-    with client, client.get_executor(pure=False) as executor:
-        yield executor
+    with client, client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
+        try:
+            client.wait_for_workers(1, timeout=DASK_SECONDS)
+            client.run(version, "cairn-ledger")  # what is missing would end the worker
+        except TimeoutError as error:
+            raise Failed(f"the Dask scheduler at {address} has no workers") from error
+        except PackageNotFoundError as error:
+            raise Failed(f"a Dask worker has no cairn-ledger: {error}") from error
+        try:
+            yield executor
+        except KilledWorker as error:
+            raise Failed(f"validation came to no verdict: {error}") from error
+
+
+async def _reach(address: str) -> None:
+    """Connect once: a client of Dask's that cannot would keep the process for a while.
+
+    Raises:
+        OSError, ValueError, TypeError: what is in the way.
+    """
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    comm = await connect(address, timeout=DASK_SECONDS, **arguments)  # type: ignore[no-untyped-call]
+    await comm.close()
 
 
 def _speed(total: Summary, seconds: float) -> str:

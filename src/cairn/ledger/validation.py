@@ -115,8 +115,8 @@ def validate_store(
         at = total.stop if total else start
         others.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
     failures = list(total.failures if total else ())
-    broken = {failure.index for failure in failures}  # of which one failure is enough
-    failures += (o for o in others if o.rule != "canonical" or o.index not in broken)
+    named = {failure.index for failure in failures}  # of which one failure is enough
+    failures += (o for o in others if o.rule != "canonical" or o.index not in named)
     failures.sort(key=lambda failure: (failure.index, NUMBERS.get(failure.rule, len(NUMBERS) + 1)))
     report = Report(
         valid=not failures,
@@ -175,7 +175,8 @@ def _in_order(
         while waiting:
             yield _result(*waiting.popleft(), task)
     except (BrokenExecutor, CancelledError) as error:
-        raise StoreError(f"validation came to no verdict: its workers are gone ({error})") from error
+        why = str(error) or "they were called off"
+        raise StoreError(f"validation came to no verdict, its workers are gone: {why}") from error
     finally:
         for _, answer in waiting:
             if isinstance(answer, Future):
@@ -227,12 +228,12 @@ def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:
             try:
                 expected = encoder.text(text)
             except EntryError as error:
-                broken = Broken("acceptable JSON", str(error), "the data is not canonical JSON")
+                shown = "acceptable JSON", _shown(str(error).encode(errors="replace"))
             else:
                 if expected == text:
                     continue
-                shown = (_shown(expected), _shown(text))
-                broken = Broken(*shown, "the data is not canonical JSON")
+                shown = _shown(expected), _shown(text)
+            broken = Broken(*shown, "the data is not canonical JSON")
             yield rules.failure(segment.start + i, "canonical", broken)
             if not task.every:
                 return

@@ -101,8 +101,8 @@ class DiskStore:
 
     def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
         """See `Store.append`."""
+        self._tail.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
-            self._tail.require_writable()
             sealed = None if self._has_room(segment) else self._try_to_seal(segment)
             room, self._room = self._room, None  # until the tail has it
             self._tail.append(segment, keys, sealed)
@@ -150,7 +150,7 @@ class DiskStore:
         try:
             value = json.loads((self.directory / MARK_NAME).read_bytes())
             head = Head(value["length"], bytes.fromhex(value["hash"]))
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         usable = type(head.length) is int and head.length > 0 and len(head.hash) == HASH_BYTES
         return head if usable else None

@@ -203,8 +203,8 @@ class SqliteStore:
             DamagedError: it is not one that was written here.
         """
         bounds = min(start, LIMIT_63 - 1) if start > 0 else -LIMIT_63, min(stop, LIMIT_63) - 1
+        self._require_own_process()
         with self._read_lock:
-            self._require_own_process()
             return self._reader.run(lambda connection: self._manifest(connection, *bounds))
 
     def _manifest(
@@ -236,6 +236,7 @@ class SqliteStore:
 
         A stored hash that was changed after it was read is not found any more.
         """
+        self._require_own_process()
         with self._read_lock:
             self._reader.run(self._index_hashes)
             candidates = self._hash_index.candidates(block_hash)
@@ -284,8 +285,9 @@ class SqliteStore:
     @contextmanager
     def _writing(self, doubt: str) -> Iterator[sqlite3.Connection]:
         """Yield the writer's connection; give it up where anything fails."""
+        self.require_writable()
         with self._write_lock:
-            self.require_writable()
+            self.require_writable()  # it may have been closed meanwhile
             connection = self._writer or self._connect_writer()
             try:
                 yield connection
@@ -369,7 +371,10 @@ class SqliteStore:
         return files
 
     def close(self) -> None:
-        """See `Store.close`."""
+        """See `Store.close`. After a fork the connections are left alone, as SQLite asks."""
+        if os.getpid() != self._process:
+            self._closed = True
+            return
         with self._write_lock, self._read_lock:
             self._closed = True
             self._reader.close()
@@ -475,8 +480,8 @@ class SqliteStore:
 
     def _read_one(self, query: str, values: tuple[object, ...]) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None
+        self._require_own_process()  # before the lock, which a fork may have left taken
         with self._read_lock:
-            self._require_own_process()
             row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
         return row
 

@@ -68,15 +68,14 @@ INLINE void FN(turn_4)(word r[4])
  * w[j], in two passes of four parts each, which are put between the rounds of the blocks before:
  * there the shuffles fill gaps, after them they would be waited for. */
 
-/* Where the blocks lie: at at[i] + from. If `end`, the message of size[i] bytes ends in them, or did
- * before: what follows it is replaced by its padding but for the length. */
+/* Where the blocks lie: at at[i] + from. If `end`, what is past the end of a message, of size[i]
+ * bytes from at[i] on, is replaced by its padding but for the length. */
 struct FN(source) {
     const uint8_t *const *at;
     size_t from;
     const uint32_t *size;
     int end;
-    /* What lies so many bytes further on will be wanted later. */
-    size_t ahead;
+    size_t ahead; /* what lies so many bytes further on will be wanted later */
 };
 
 /* First pass, part 0 to 3. */
@@ -126,6 +125,7 @@ INLINE void FN(turn)(word r[16], const int i)
 #endif
 }
 
+/* Load the first block, with nothing to put it between. */
 INLINE void FN(first)(word w[16], const struct FN(source) *s)
 {
     for (int i = 0; i < 4; i++)
@@ -249,17 +249,20 @@ TARGET static uint64_t FN(line_up)(
     const uint64_t blocks = (stops[0] - starts[0] + before + 8) / BLOCK + 1;
     uint64_t bad = blocks > MOST_BLOCKS;
     for (int i = 0; i < LANES; i++) {
-        const uint64_t size = stops[i] - starts[i] + before;
         bad |= starts[i] < before;
         bad |= stops[i] < starts[i];
         bad |= stops[i] > work->size;
         bad |= starts[i] - before + blocks * BLOCK > work->size;
-        bad |= ((size + 8) / BLOCK + 1) ^ blocks;
+        bad |= ((stops[i] - starts[i] + before + 8) / BLOCK + 1) ^ blocks;
+    }
+    if (bad)
+        return 0;
+    for (int i = 0; i < LANES; i++) {
         group->at[i] = work->data + (starts[i] - before);
         group->out[i] = work->out + (first + (size_t)i) * DIGEST;
-        group->size[i] = (uint32_t)size;
+        group->size[i] = (uint32_t)(stops[i] - starts[i] + before);
     }
-    return bad ? 0 : blocks;
+    return blocks;
 }
 
 /* See struct isa. */

@@ -1,8 +1,8 @@
 /* Many messages through one instruction set. */
 
-/* Streams: a stream per lane. Each takes the next message when its own ends, and gives its message as
- * runs of whole blocks: the first block where a prefix shifts it and the padded end are laid out
- * aside, all else is read where it lies. Works for any number of lanes and any lengths. */
+/* Streams: a stream per lane. Each takes the next message when its own ends, and gives its message
+ * as runs of whole blocks: the first block, where a prefix shifts it, and the padded end are laid
+ * out aside, all else is read where it lies. Works for any number of lanes and any lengths. */
 
 struct stream {
     const uint8_t *at; /* where the run now given starts, */
@@ -127,7 +127,9 @@ static void hash_streams(
  * that all lanes start and end together. What is left over, long, or so near an end of the data
  * that a whole block could not be read there, goes to the streams. */
 
-enum { CLASSES = 72, REST = 512 };
+/* Messages of fewer blocks than CLASSES are collected; of fewer than FEW, for several groups, since
+ * the groups of one call overlap. */
+enum { CLASSES = 72, FEW = 16, GROUPS = 4, REST = 512 };
 
 struct batch {
     const struct isa *isa, *single;
@@ -137,7 +139,7 @@ struct batch {
     size_t ahead; /* see struct work */
     size_t rest;
     uint8_t waiting[CLASSES];
-    struct message classes[CLASSES][MOST_LANES];
+    struct message few[FEW][GROUPS * MOST_LANES], classes[CLASSES][MOST_LANES];
     struct message others[REST];
 };
 
@@ -164,6 +166,24 @@ static void batch_rest(struct batch *b, const struct message *message)
     }
 }
 
+/* Hash the groups that have gathered in class `blocks`; leave what is less than a group. */
+static void batch_groups(struct batch *b, uint64_t blocks)
+{
+    struct message *waiting = blocks < FEW ? b->few[blocks] : b->classes[blocks];
+    const unsigned rest = b->waiting[blocks] % b->isa->lanes;
+    const struct work work = {
+        .prefix = b->prefix,
+        .listed = waiting,
+        .blocks = blocks,
+        .count = b->waiting[blocks] - rest,
+        .ahead = BLOCK,
+    };
+    if (work.count)
+        b->isa->group(&work);
+    memmove(waiting, waiting + work.count, rest * sizeof *waiting);
+    b->waiting[blocks] = (uint8_t)rest;
+}
+
 /* Hash data[start:stop] to `out`, now or later. Requires start <= stop <= size of the data. */
 static void batch_add(struct batch *b, uint64_t start, uint64_t stop, uint8_t *out)
 {
@@ -175,19 +195,15 @@ static void batch_add(struct batch *b, uint64_t start, uint64_t stop, uint8_t *o
         batch_rest(b, &message);
         return;
     }
-    struct message *waiting = b->classes[blocks];
+    struct message *waiting = blocks < FEW ? b->few[blocks] : b->classes[blocks];
     waiting[b->waiting[blocks]++] = message;
-    if (b->waiting[blocks] == b->isa->lanes) {
-        const struct work work = {
-            .prefix = b->prefix, .listed = waiting, .blocks = blocks, .count = b->isa->lanes};
-        b->isa->group(&work);
-        b->waiting[blocks] = 0;
-    }
+    if (b->waiting[blocks] == (blocks < FEW ? GROUPS : 1) * b->isa->lanes)
+        batch_groups(b, blocks);
 }
 
-/* Hash data[starts[i]:stops[i]] to row i of `out`, now or later; where `starts` is NULL, messages of
- * `stride` bytes end to end from `first` on. Return 0 if one of them is not 0 <= start <= stop <= size of
- * the data. None is read again after the check: they may change. */
+/* Hash data[starts[i]:stops[i]] to row i of `out`, now or later; where `starts` is NULL, messages
+ * of `stride` bytes end to end from `first` on. Return 0 if one of them is not 0 <= start <= stop
+ * <= size of the data. None is read again after the check: they may change. */
 static int batch_cuts(
     struct batch *b, const uint64_t *starts, const uint64_t *stops, uint64_t first,
     uint64_t stride, size_t n, uint8_t *out)
@@ -226,8 +242,11 @@ static int batch_cuts(
 static void batch_end(struct batch *b)
 {
     for (unsigned c = CLASSES; c-- > 0;) {
+        if (b->waiting[c] == 0)
+            continue;
+        batch_groups(b, c);
         for (unsigned i = 0; i < b->waiting[c]; i++)
-            batch_rest(b, &b->classes[c][i]);
+            batch_rest(b, c < FEW ? &b->few[c][i] : &b->classes[c][i]);
         b->waiting[c] = 0;
     }
     if (b->rest)

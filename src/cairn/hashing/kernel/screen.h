@@ -1,8 +1,6 @@
 /* The screen: which blocks of a segment break a rule, by the columns alone. It is
  * `cairn.core.validation`'s own column checks, done in chunks that stay in the cache. */
 
-enum { CHUNK = 256 };
-
 /* A segment's columns, as cairn.core.segment describes them, and what is asked of them. */
 struct columns {
     uint64_t start; /* position of the first block */
@@ -18,7 +16,7 @@ struct columns {
 struct scratch {
     struct batch batch;
     int single; /* all blocks of the chunk have one entry, and firsts says so */
-    size_t firsts[CHUNK + 1]; /* the entries of block i are [firsts[i], firsts[i + 1]) of the chunk */
+    size_t firsts[CHUNK + 1]; /* block i has the chunk's entries [firsts[i], firsts[i + 1]) */
     uint8_t hashes[CHUNK * DIGEST]; /* of the headers */
     size_t rows; /* for this many hashes of 32 bytes there is room at */
     uint8_t *leaves, *nodes;
@@ -138,6 +136,7 @@ static int screen_into(
             .firsts = s->firsts,
             .leaves = s->leaves,
             .hashes = s->hashes,
+            .single = s->single,
             .follows = done > 0,
             .most_count = c->most_count,
             .most_size = c->most_size,
