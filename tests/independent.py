@@ -63,6 +63,8 @@ def check(directory: Path) -> list[Finding]:
     before: Block | None = None
     limits = DEFAULTS
     length = 0
+    folder = directory / "segments"  # looked into first: a writer may be at work
+    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     uri = (directory / "tail.sqlite").resolve().as_uri() + "?mode=ro"
     try:
         database = sqlite3.connect(uri, uri=True, isolation_level=None)
@@ -71,7 +73,7 @@ def check(directory: Path) -> list[Finding]:
     try:
         database.execute("BEGIN")
         length, last_hash = read_head(database)
-        for first, blocks in stored(database, directory / "segments", length):
+        for first, blocks in stored(database, folder, length):
             require(first >= position)
             if first > position:
                 broken.append(Finding(position, "index"))
@@ -83,7 +85,7 @@ def check(directory: Path) -> list[Finding]:
                 if rule is not None and position < length:
                     broken.append(Finding(position, rule))
                 position, before = position + 1, block
-        recorded_end = require_nothing_else(database, directory / "segments")
+        recorded_end = require_nothing_else(database, present)
         if position < max(length, 1):
             end = [Finding(position, "head")]
         elif recorded_end > length:
@@ -142,12 +144,11 @@ def manifest(database: sqlite3.Connection, last: int) -> list[tuple[int, int, in
     return rows
 
 
-def require_nothing_else(database: sqlite3.Connection, folder: Path) -> int:
+def require_nothing_else(database: sqlite3.Connection, present: list[str]) -> int:
     """Where all that is stored ends; nothing may be in a file and in the tail, or be no file's."""
     files = manifest(database, 2**63 - 1)
     end = files[-1][0] + files[-1][1] if files else 0
     names = {file_name(first) for first in [*(file[0] for file in files), end]}
-    present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     require(all(name in names for name in present if name.endswith(".segment")))
     rows = database.execute("SELECT first, length(hashes) FROM runs ORDER BY first").fetchall()
     require(not rows or rows[0][0] >= end)
@@ -193,7 +194,7 @@ def parts_of_file(
         hi = min(lo + most, n_judged)
         own = offsets[entry[lo] : entry[hi] + 1]
         begin = min(own[0], data_size) if lo > 0 else 0
-        end = max(min(own[-1], data_size) if hi < n else data_size, begin)
+        end = max(min(max(own[-2:]), data_size) if hi < n else data_size, begin)
         inside = tuple(offset - begin if offset >= begin else end - begin for offset in own)
         row = (hashes[lo * 32 : hi * 32], headers[lo * 104 : hi * 104], inside, data[begin:end])
         yield first + lo, blocks_of_row(*row)

@@ -7,7 +7,7 @@ import json
 import random
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -371,6 +371,63 @@ def test_any_bytes_are_taken_or_refused_alike(text: bytes) -> None:
 @given(st.text('[]{}",:0123456789.eE+-\\u truefalsn\n', max_size=12))
 def test_any_json_characters_are_taken_or_refused_alike(text: str) -> None:
     assert_text_agrees(text.encode())
+
+
+# Many at once
+
+
+def one_by_one(encode: Callable[[Any], bytes], items: Sequence[Any]) -> tuple[list[bytes], str]:
+    """Return what is made of the items up to the first that is refused, and the refusal."""
+    made: list[bytes] = []
+    for item in items:
+        found = outcome(encode, item)
+        if isinstance(found, str):
+            return made, found
+        made.append(found)
+    return made, ""
+
+
+def assert_many_agree(encoder: Encoder, values: Sequence[Any], texts: Sequence[bytes]) -> None:
+    many = encoder.values(values)
+    assert (many.texts, str(many.error or "")) == one_by_one(encoder.value, values)
+    many = encoder.texts(texts)
+    assert (many.texts, str(many.error or "")) == one_by_one(encoder.text, texts)
+
+
+@given(
+    st.lists(strategies.plain_values | strategies.values, max_size=12),
+    st.sampled_from((Limits(), Limits(depth=2), Limits(size=16 + 150))),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=200)
+def test_many_at_once_are_as_one_by_one(
+    values: list[object], limits: Limits, chance: random.Random
+) -> None:
+    texts = [strategies.noisy(value, chance).encode() for value in values]
+    assert_many_agree(Encoder(limits), values, texts)
+    if texts:
+        place = chance.randrange(len(texts))
+        texts[place] = strategies.damaged(texts[place], chance)
+        assert_many_agree(Encoder(limits), values, texts)
+
+
+@pytest.mark.parametrize("place", [0, 1, 4, 5])
+def test_an_odd_one_among_many_is_taken_or_refused_as_alone(place: int) -> None:
+    plain: list[Any] = [{"a": 1}, "é", [1.5, None], {"b": {"a": "x:y"}}, 7]
+    plain_texts = [json.dumps(value, ensure_ascii=False).encode() for value in plain]
+    for odd in [*ODD, {1: 2}, {"a": {1: 2}}, nested(200, 1, lists=True), "x" * 2**25]:
+        values = [*plain[:place], odd, *plain[place:]]
+        assert_many_agree(ENCODER, values, plain_texts)
+    for text in TEXTS:
+        assert_many_agree(ENCODER, [], [*plain_texts[:place], text, *plain_texts[place:]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 300])
+def test_a_refusal_at_each_border_of_a_group_is_the_same(count: int) -> None:
+    values: list[Any] = [{"n": n} for n in range(count)]
+    texts = [json.dumps(value).encode() for value in values]
+    assert_many_agree(ENCODER, values, texts)
+    assert_many_agree(ENCODER, [*values, float("nan"), 1], [*texts, b'{"a":1,"a":1}', b"1"])
 
 
 # Limits

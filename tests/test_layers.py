@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "bench": {"bench", "core", "encoding", "hashing", "store", "ledger"},
     "client": {"client", "core", "encoding", "report"},
     "logging": {"logging", "core", "encoding", "ledger", "client"},
-    "lab": {"lab", "core", "store", "ledger"},
+    "lab": {"lab", "core", "hashing", "store", "ledger"},
     "node": {"node", "core", "report", "store", "ledger"},
     "api": {"api", "core", "encoding", "report", "ledger", "lab", "node"},
     "__init__": {"core", "report", "ledger", "client"},

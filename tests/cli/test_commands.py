@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from cairn import Ledger
 from cairn.cli import main
-from cairn.lab.tampering import forging
+from cairn.lab.tampering import forging, rechain
 from cairn.store.sqlite import FILE_NAME
 from tests.conftest import shared
 
@@ -34,6 +34,11 @@ def cairn(*arguments: str | Path, code: int = 0, stdin: str | bytes = "") -> Res
     result = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     assert result.exit_code == code, result.output
     return result
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run([*CAIRN, *arguments], capture_output=True, text=True, check=False)
 
 
 def add(*values: object) -> None:
@@ -203,6 +208,63 @@ def test_validate_exits_1_and_names_block_and_rule(directory: Path) -> None:
     assert (report["valid"], report["failed_block"]) == (False, 1)
     assert report["failure"]["rule"] == "version"
     assert [failure["index"] for failure in report["failures"]] == [1, 3]
+
+
+def test_validate_takes_a_portion_and_starts_where_it_ended(directory: Path) -> None:
+    add(*range(9))
+    assert cairn("validate", "--from", "4").output.startswith("valid: 6 blocks, ")
+    assert cairn("validate", "--from", "10").output.startswith("valid: 0 blocks, ")
+    output = cairn("validate", "--from", "11", code=2).output
+    assert "there is no block 11; the ledger has 10" in output
+    cairn("validate", "--from", "-1", code=2)
+    assert not (directory / "validated.json").exists()
+    assert cairn("validate", "--incremental").output.startswith("valid: 10 blocks, ")
+    assert cairn("validate", "--incremental").output.startswith("valid: 0 blocks, ")
+    add("more")
+    assert cairn("validate", "--incremental").output.startswith("valid: 1 blocks, ")
+    assert cairn("validate").output.startswith("valid: 11 blocks, ")
+    output = cairn("validate", "--incremental", "--from", "3", code=2).output
+    assert "an incremental run starts where the last one ended" in output
+    with forging(directory, cover_tracks=True) as blocks:
+        del blocks[-1]
+    result = run("validate", "--incremental")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert "block 10 breaks rule 'mark': the chain is shorter than when" in result.stdout
+    assert run("validate", "--from", "3").returncode == 0
+
+
+def test_validate_gives_its_verdict_where_it_cannot_note_it(directory: Path) -> None:
+    add(1)
+    (directory / "validated.json").mkdir()
+    result = run("validate", "--incremental")
+    assert (result.returncode, result.stdout[:16]) == (0, "valid: 2 blocks,")
+    assert "RuntimeWarning: the mark cannot be written: " in result.stderr
+
+
+def test_validate_finds_json_that_is_not_canonical(directory: Path) -> None:
+    add(1, 2)
+    with forging(directory, cover_tracks=True) as blocks:
+        blocks[1].entries[0] = blocks[1].entries[0][:-1] + b" 1"
+        rechain(blocks)
+    assert run("validate").returncode == 0
+    result = run("validate", "--canonical", "--all")
+    assert result.returncode == 1
+    assert "block 1 breaks rule 'canonical': the data is not canonical JSON" in result.stdout
+
+
+def test_validate_names_the_hashers_there_are_and_the_extra_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(1)
+    assert "valid: 2 blocks" in cairn("validate", "--hasher", "hashlib").output
+    output = cairn("validate", "--hasher", "md5", code=2).output
+    assert "no hasher is called 'md5'; here are hashlib" in output
+    for address in ("nonsense", "foo://localhost:1", "tls://localhost:1"):
+        output = cairn("validate", "--dask", address, code=2).output
+        assert f"there is no Dask scheduler at {address}: " in output
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    output = cairn("validate", "--dask", "tcp://localhost:1", code=2).output
+    assert "Dask is not installed: pip install 'cairn-ledger[dask]'" in output
 
 
 def test_a_damaged_file_exits_1_without_a_traceback(directory: Path) -> None:
@@ -387,6 +449,7 @@ def test_a_progress_bar_is_drawn_for_a_person() -> None:
     )
     assert "validating" in result.stdout
     assert "100%" in result.stdout
+    assert re.search(r"[\d,]+ blocks/s  \d+\.\d\d GB/s \S*0:00:00", result.stdout)
     assert "valid: 1001 blocks" in result.stdout
 
 

@@ -176,7 +176,9 @@ def is_ledger(path: Path, said: Said, *, rubbish: bool) -> bool:
     assert not strange or rubbish, f"left behind in {path.name}: {strange}"
     assert all(LEFTOVER.fullmatch(name) for name in strange), f"in {path.name} is {strange}"
     if FILE_NAME in names:
-        left = {n for n in files_in(path) if not n.endswith(".segment")}
+        # A creator's mark may stay where it failed after the ledger was there.
+        files = {name for name in files_in(path) if not LEFTOVER.fullmatch(name)}
+        left = {name for name in files if not name.endswith(".segment")}
         assert not left or rubbish, f"left behind in the segments of {path.name}: {left}"
         return True
     assert not occupied(path), f"there is a piece of a ledger: {names}"

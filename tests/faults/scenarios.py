@@ -384,8 +384,11 @@ SCENARIOS: Final[Scenarios] = {
     "backup into an empty directory": (opened_and_target_empty, backup),
     "import": (nothing, import_),
     "import into an empty directory": (target_empty, import_),
-    "seal the first file": (nothing_sealed, append_keyed),
     "seal": (tail_full, append_twice),
+}
+"""Each call of these may fail."""
+SOAKED: Final[Scenarios] = {
+    "seal the first file": (nothing_sealed, append_keyed),
     "seal an overgrown tail": (tail_overgrown, append),
     "extend and seal": (tail_full, extend),
     "backup of files": (tail_full, backup),
@@ -393,7 +396,7 @@ SCENARIOS: Final[Scenarios] = {
     "import into files": (nothing_and_small_tails, import_),
     "import into files in an empty directory": (target_empty_and_small_tails, import_),
 }
-"""Each call of these may fail."""
+"""Of these too: they take long."""
 STORIES: Final[Scenarios] = {
     "live": (nothing, live),
     "live and seal": (nothing, live_and_seal),
@@ -441,7 +444,7 @@ def appends_before_checkpoint(template: Path) -> int:
 def run(case: Case, scenario: str, fault: str, k: int) -> int:
     """Let the k-th call meet its fate; return how many calls failed."""
     mode, number = FAULTS[fault]
-    prepare, act = (SCENARIOS | STORIES)[scenario]
+    prepare, act = (SCENARIOS | SOAKED | STORIES)[scenario]
     prepare(case)
     case.say("begin")
     case.shim.arm(k, mode, number)

@@ -15,7 +15,7 @@ import pytest
 
 from cairn import CairnError
 from tests.faults.harness import Said, finish, judge, start
-from tests.faults.scenarios import FAULTS, SCENARIOS
+from tests.faults.scenarios import FAULTS, SCENARIOS, SOAKED
 from tests.faults.shim import environment
 
 
@@ -31,7 +31,9 @@ def cases(output: str) -> Iterator[tuple[str, list[list[Any]]]]:
             heard.append(line)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario", [*SCENARIOS, *(pytest.param(name, marks=pytest.mark.soak) for name in SOAKED)]
+)
 def test_each_call_may_fail(scenario: str, shim_library: Path, memory_path: Path) -> None:
     watched, copies = memory_path / "watched", memory_path / "copies"
     watched.mkdir()
@@ -41,19 +43,20 @@ def test_each_call_may_fail(scenario: str, shim_library: Path, memory_path: Path
         "scenarios", scenario, memory_path, *faults, environment=environment(shim_library, watched)
     )
     template = memory_path / "template" / "closed"
+    cannot_tidy_up = ("kill", "disk dead", *(["disk full"] if "files" in scenario else []))
     problems: list[str] = []
     names: list[str] = []
     for name, words in cases(finish(process)):
         names.append(name)
         said = Said()
-        cannot_tidy_up = name.startswith(("kill", "disk dead"))
+        rubbish = name.startswith(cannot_tidy_up)
         try:
             for line in words:
                 if line == ["copy"]:
-                    judge(copies / name, said, template, may_leave_rubbish=cannot_tidy_up)
+                    judge(copies / name, said, template, may_leave_rubbish=rubbish)
                 else:
                     said.hear(line)
-            judge(watched / name, said, template, may_leave_rubbish=cannot_tidy_up)
+            judge(watched / name, said, template, may_leave_rubbish=rubbish)
         except (AssertionError, CairnError) as error:
             said.problems.append(str(error))
         problems += [f"{name}: {problem}" for problem in said.problems]

@@ -16,15 +16,18 @@ import pytest
 
 from cairn import Ledger, LockedError
 from cairn.store import runs
+from cairn.store.directory import SEGMENTS_NAME
 from tests.faults.harness import finish, open_and_check, start, value
 
 NOBODY = 65534
 
 
 @contextmanager
-def writing(path: Path, *, threads: int = 2) -> Iterator[subprocess.Popen[str]]:
+def writing(
+    path: Path, *, threads: int = 2, seal_blocks: int = 32_768
+) -> Iterator[subprocess.Popen[str]]:
     """Have a process write there that has acknowledged something by now; kill it at the end."""
-    process = start("writer", path, 1, threads, 1000)
+    process = start("writer", path, 1, threads, 1000, seal_blocks)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
@@ -140,12 +143,13 @@ def test_of_writers_that_create_at_once_one_wins_and_all_the_others_are_told(
 
 def test_readers_beside_a_busy_writer_see_a_valid_chain_that_only_grows(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    with writing(path):
+    with writing(path, seal_blocks=25):
         readers = [start("reader", path, 0, task, 3) for task in ("watch", "watch", "backup")]
         for reader in readers:
             words = finish(reader).split()
             assert int(words[words.index("rounds") + 1]) > 3
             assert int(words[words.index("length") + 1]) > 100
+    assert len(list((path / SEGMENTS_NAME).iterdir())) > 3
     with Ledger.open(path, read_only=True) as ledger:
         assert ledger.validate().valid
 

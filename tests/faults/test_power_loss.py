@@ -18,7 +18,7 @@ import pytest
 from cairn import CairnError
 from tests.faults.disk import Disk
 from tests.faults.harness import Said, finish, judge, start
-from tests.faults.scenarios import SCENARIOS
+from tests.faults.scenarios import SCENARIOS, SOAKED
 from tests.faults.shim import Operation, environment, read_trace
 
 
@@ -109,7 +109,9 @@ def test_what_recovery_finds_survives_a_power_loss(story: str, power_loss: Power
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario", [*SCENARIOS, *(pytest.param(name, marks=pytest.mark.soak) for name in SOAKED)]
+)
 def test_a_power_loss_after_a_fault_loses_nothing(scenario: str, power_loss: PowerLoss) -> None:
     problems: list[str] = []
     for trace in power_loss.run(scenario, "sync fails", "kill"):

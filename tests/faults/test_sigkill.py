@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from cairn import Ledger
-from cairn.store.directory import FILE_NAME
+from cairn.store.directory import FILE_NAME, occupied
 from tests.faults.harness import FILES, LEFTOVER, Place, check, names_in, open_and_check, start
 
 DELAYS = (0.004, 0.015, 0.2)
 """Seconds that a writer gets, at most: to die while creating, while opening, while writing."""
+SEALS = (1, 5, 32_768)
+"""Blocks that a tail holds: with few, most appends write a file."""
 
 
 class History:
@@ -31,9 +33,12 @@ class History:
 
     def kill_one_writer(self) -> None:
         choose = self.choose
-        process = start(
-            "writer", self.path, choose.random(), choose.choice((1, 4)), choose.choice((20, 1000))
+        threads, pages, seal = (
+            choose.choice((1, 4)),
+            choose.choice((20, 1000)),
+            choose.choice(SEALS),
         )
+        process = start("writer", self.path, choose.random(), threads, pages, seal)
         assert process.stdin is not None
         assert process.stdout is not None
         with process, process.stdin, process.stdout:
@@ -66,7 +71,7 @@ class History:
         assert names_in(self.path.parent) == {self.path.name}
         names = names_in(self.path)
         assert all(LEFTOVER.fullmatch(name) for name in names - FILES), names
-        assert FILE_NAME in names or not names & FILES, f"there is a piece of a ledger: {names}"
+        assert FILE_NAME in names or not occupied(self.path), f"a piece of a ledger: {names}"
         return FILE_NAME in names
 
     def check(self) -> None:
@@ -109,6 +114,15 @@ def kill(times: int, directory: Path, *, on_each: int) -> int:
 
 def test_what_was_acknowledged_survives_kill_9_at_any_moment(tmp_path: Path) -> None:
     assert kill(20, tmp_path, on_each=10) > 0
+
+
+@pytest.mark.soak
+def test_what_was_acknowledged_survives_kills_of_writers_that_always_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.faults.test_sigkill.SEALS", (1,))
+    monkeypatch.setattr("tests.faults.test_sigkill.DELAYS", (0.2,))
+    assert kill(200, tmp_path, on_each=25) > 0
 
 
 @pytest.mark.soak

@@ -1,6 +1,6 @@
 """A process that writes until it is killed, and says at once what was acknowledged to it.
 
-Usage: writer DIRECTORY SEED THREADS LOG_PAGES. On its input it is given the numbers that earlier
+Usage: writer DIRECTORY SEED THREADS LOG_PAGES [SEAL_BLOCKS]. On its input it is given the numbers that earlier
 writers tried with a key and had no answer for; it tries those again. Then it goes on from the
 highest number that is there. Lines on its output: "ready"; "open", or "refused" and it ends; "try
 NUMBER KIND" before, and "ack NUMBER INDEX HASH" after, a value was recorded.
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cairn import Block, Ledger, LockedError
-from cairn.store import sqlite
+from cairn.store import disk, sqlite
 from tests.faults.harness import key, numbers, tune, value
 
 
@@ -62,8 +62,11 @@ def work(ledger: Ledger, counter: Iterator[int], choose: random.Random) -> None:
             extend(ledger, [next(counter) for _ in range(choose.choice((1, 2, 7, 40)))])
 
 
-def main(directory: str, seed: str, threads: str, log_pages: str) -> None:
+def main(
+    directory: str, seed: str, threads: str, log_pages: str, seal_blocks: str = "32768"
+) -> None:
     tune(sqlite, LOG_PAGES=int(log_pages))
+    tune(disk, SEAL_BLOCKS=int(seal_blocks))
     unanswered = [int(word) for word in sys.stdin.read().split()]
     say("ready")
     try:

@@ -148,6 +148,15 @@ def test_blocks_around_the_kernels_chunks_follow_one_another(n: int) -> None:
         ]
 
 
+def test_a_batch_may_stand_between_chunks_of_values() -> None:
+    segment = Segment.from_blocks(7, chain("v" * CHUNK + "3" + "v" * (CHUNK + 50), start=7))
+    assert compare(segment) == []
+    for entry in (0, CHUNK, CHUNK + 2, CHUNK + 3, len(segment.offsets) - 2):
+        block = entry if entry < CHUNK else max(CHUNK, entry - 2)
+        damaged = flipped(segment, "data", int(segment.offsets[entry]) * 8)
+        assert compare(damaged) == [block]
+
+
 def test_time_never_goes_back() -> None:
     times = [10**15 + i for i in range(40)]
     assert compare(values([30] * 40, timestamps=times)) == []
@@ -167,6 +176,26 @@ def test_time_goes_back_from_a_time_out_of_range() -> None:
     for block in range(40):
         times = [2**64 - 1 if i == block else 0 for i in range(40)]
         assert compare(values([30] * 40, timestamps=times)) == [block, block + 1][: 40 - block]
+
+
+def test_time_stays_out_of_range() -> None:
+    for block in range(40):
+        times = [10 if i < block else 2**63 for i in range(40)]
+        assert compare(values([30] * 40, timestamps=times)) == list(range(block, 40))
+
+
+def test_equal_entries_after_a_batch_are_not_taken_for_one_another() -> None:
+    """Each block is judged by its own entry, though the entry before is what it should be."""
+    entry, blocks, previous = bytes(16) + b"1", [], bytes(32)
+    for i in range(32):
+        entries = [entry] * (2 if i == 0 else 1)
+        kind = 1 if i == 0 else 0
+        blocks.append(sealed(kind, entries, index=9 + i, previous_hash=previous, timestamp=1))
+        previous = blocks[-1].stored_hash
+    segment = Segment.from_blocks(9, blocks)
+    assert compare(segment) == []
+    for block in range(1, 32):
+        assert compare(flipped(segment, "data", (block + 1) * len(entry) * 8)) == [block]
 
 
 @pytest.mark.parametrize("field", ["version", "kind", "bits", "index", "size", "nonce"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +23,9 @@ from tests.service.harness import (
     cairn,
     running,
     start,
+    threads,
 )
+from tests.store import sealed
 
 LENGTH = 40
 AT = 17
@@ -155,6 +160,95 @@ def test_what_cannot_be_shown_is_a_problem_and_all_else_is_served(
         with Follower(server.port) as follower:
             index = client.post("for who follows").value["index"]
             assert next(follower.events()).id == index
+        assert server.stop() < STOP_SECONDS
+
+
+# Sealed segments
+
+
+def remove_file(file: Path) -> None:
+    file.unlink()
+
+
+def cut_off_file(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def overwrite_header(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.write(b"junk" * 16)
+
+
+@pytest.fixture
+def sealed_path(tmp_path: Path) -> Path:
+    """A ledger with two files of 20 blocks and one in the tail."""
+    with Ledger.open(tmp_path / "plain") as ledger:
+        ledger.extend({"step": step} for step in range(1, LENGTH + 1))
+        sealed.build(tmp_path / "ledger", list(ledger), 20, 20)
+    return tmp_path / "ledger"
+
+
+@pytest.mark.parametrize("damage", [remove_file, cut_off_file, overwrite_header])
+def test_a_file_that_cannot_be_read_is_a_problem_and_all_else_is_served(
+    damage: Callable[[Path], None], sealed_path: Path
+) -> None:
+    with running(start(sealed_path), may_log=True) as server, server.client() as client:
+        assert client.get("/validate").value["valid"] is True
+        known = client.get("/blocks/25").value
+        assert client.get(f"/blocks/{known['hash']}").value == known
+        damage(sealed.files_of(sealed_path)[1])
+        report = client.get("/validate").value
+        assert (report["failed_block"], report["failure"]["rule"]) == (20, "storage")
+        for target in ("/blocks/25", "/?start=25", "/blocks?cursor=25", f"/blocks/{known['hash']}"):
+            answer = client.get(target)
+            assert (answer.status, answer.problem()) == (500, "damaged"), target
+        page = client.get("/").value
+        assert [block["index"] for block in page["chain"]] == list(range(20))
+        assert client.get("/blocks/3").value["data"] == {"step": 3}
+        new = client.post("goes on")
+        assert new.status == 201
+        assert client.get(f"/blocks/{new.value['hash']}").value == new.value
+        assert client.get("/?start=40").value["chain"][-1] == new.value
+        assert client.get("/health").status == 200
+        assert server.stop() < STOP_SECONDS
+
+
+def test_a_changed_byte_of_a_file_is_served_as_it_is_and_named(sealed_path: Path) -> None:
+    file = sealed.files_of(sealed_path)[0]
+    file.write_bytes(file.read_bytes().replace(b'{"step":17}', b'{"step":71}'))
+    with running(start(sealed_path)) as server:
+        with server.client() as client:
+            report = client.get("/validate").value
+            assert (report["failed_block"], report["failure"]["rule"]) == (17, "data_root")
+            assert client.get("/blocks/17").value["data"] == {"step": 71}
+        assert server.stop() < STOP_SECONDS
+
+
+def test_a_file_that_is_cut_off_while_it_is_validated_ends_the_run_and_not_the_node(
+    tmp_path: Path, long_ledger: Path
+) -> None:
+    """The pages are gone under the one who looks at them: which is why it is another process."""
+    path = Path(shutil.copytree(long_ledger, tmp_path / "ledger"))
+    files = sealed.files_of(path)
+    assert len(files) > 2
+    sizes = {file: file.stat().st_size for file in files}
+    with running(start(path), may_log=True) as server, server.client() as client:
+        verdicts = set()
+        for delay in (0.25, 0.3, 0.35, 0.4, 0.5):
+            with threads(lambda: verdicts.add(client.get("/validate").status)):
+                time.sleep(delay)
+                for file in files:
+                    os.truncate(file, 100)
+            with server.client() as other:
+                assert other.get("/health").status == 200
+                assert other.post("goes on").status == 201
+                report = other.get("/validate").value
+                assert (report["failed_block"], report["failure"]["rule"]) == (0, "storage")
+            for file, size in sizes.items():
+                shutil.copy(long_ledger / "segments" / file.name, file)
+                assert file.stat().st_size == size
+        assert verdicts <= {200, 503}
+        assert client.get("/validate").value["valid"] is True
         assert server.stop() < STOP_SECONDS
 
 

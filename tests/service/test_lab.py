@@ -13,10 +13,12 @@ from typing import Any, Final
 import pytest
 
 from cairn import Ledger
-from cairn.lab.tampering import tamper
+from cairn.lab.tampering import Forgery, forging, rechain, tamper
 from cairn.node.scratch import scratch_copy
 from cairn.store.directory import FILE_NAME
+from tests.builders import chain
 from tests.service.harness import Client, Server, running, start, threads
+from tests.store import sealed
 
 CURL: Final = {"User-Agent": "curl/8.0", "Accept": "*/*"}
 FORM: Final = {**CURL, "Content-Type": "application/x-www-form-urlencoded"}
@@ -40,7 +42,7 @@ def contents(directory: Path) -> dict[str, bytes] | None:
     """Return all files, but what SQLite leaves after reading: a log with nothing in it."""
     if not directory.exists():
         return None
-    files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
     if not files.get(f"{FILE_NAME}-wal"):
         files.pop(f"{FILE_NAME}-wal", None)
         files.pop(f"{FILE_NAME}-shm", None)
@@ -100,6 +102,67 @@ def test_thirty_labs_name_the_very_block(tmp_path: Path) -> None:
         assert not copy.exists()
     assert named == {"genesis", "the middle", "the last"}
     assert contents(tmp_path / "ledger") == before
+
+
+def test_labs_of_sealed_ledgers_name_the_very_block(tmp_path: Path) -> None:
+    """In files of any shape and in the tail, whether they hold values or batches."""
+    choose = random.Random(31)
+    named: set[int] = set()
+    blocks = chain("one", ("a", "b"), {"three": 3}, ("c",), "five", 6, [7], None)
+    for number, sizes in enumerate([(1,), (9,), (3, 3), (2, 3), (1, 1, 4)] * 8):
+        path = tmp_path / str(number)
+        sealed.build(path, blocks, *sizes)
+        with Ledger.open(path) as ledger:
+            before = list(ledger)
+            assert ledger.validate().valid
+            block = tamper(path, choose)
+            named.add(block.index)
+            report = ledger.validate(all=True)
+            assert [failure.index for failure in report.failures] == [block.index]
+            assert {failure.rule for failure in report.failures} <= {"size", "data_root", "genesis"}
+            assert ledger[block.index] == block
+            assert [block for block in ledger if block not in before] == [block]
+            assert ledger.find(block.hash) == block
+            assert ledger.append("goes on").index == len(blocks)
+    assert named == set(range(len(blocks)))
+
+
+@pytest.mark.parametrize("cover_tracks", [False, True])
+def test_a_forgery_of_sealed_blocks_lies_where_they_lay(cover_tracks: bool, tmp_path: Path) -> None:
+    blocks = chain(*range(9))
+    for count in (10, 7, 5, 2, 12):
+        path = tmp_path / str(count)
+        sealed.build(path, blocks, 3, 3)
+        with forging(path, cover_tracks=cover_tracks) as forged:
+            forged[count:] = []
+            forged += [Forgery(b.header, b.hash, list(b.entries)) for b in forged[: count - 10]]
+            rechain(forged)
+        with Ledger.open(path, read_only=True) as ledger:
+            report = ledger.validate()
+            assert report.valid is (cover_tracks or count == 10)
+            assert len(sealed.files_of(path)) == (1 if count == 2 else 2)
+            if cover_tracks:
+                assert len(list(ledger)) == count
+
+
+def test_a_lab_of_a_node_with_sealed_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    sealed.build(path, chain(*range(30)), 20, 9)
+    before = contents(path)
+    files = [file.read_bytes() for file in sealed.files_of(path)]
+    with running(start(path, "--lab")) as server, server.client() as client:
+        assert client.get("/validate").value["valid"] is True
+        tampered = set()
+        for _ in range(8):
+            block = client.get("/tamper").value
+            assert client.get(f"/blocks/{block['index']}").value == block
+            tampered.add(block["index"])
+            assert client.get("/validate").value["failed_block"] == min(tampered)
+        assert min(tampered) < 20
+        assert client.post("goes on").status == 201
+        server.stop()
+    assert contents(path) == before
+    assert [file.read_bytes() for file in sealed.files_of(path)] == files
 
 
 def test_appends_go_on_in_a_lab_and_what_was_tampered_with_stays_named(tmp_path: Path) -> None:

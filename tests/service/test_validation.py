@@ -7,21 +7,27 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cairn import Ledger
 from cairn.lab.tampering import tamper
 from tests.service.harness import (
     PATIENCE,
+    ROOT,
     STOP_SECONDS,
     Answer,
     Server,
     cairn,
     hold_validation,
+    processes,
     running,
     start,
     threads,
@@ -193,3 +199,89 @@ def test_who_asked_may_go_and_the_next_is_answered(tmp_path: Path) -> None:
             gate.touch()
             assert failed_block(client.receive()) is None
         until(lambda: not server.validations())
+
+
+SLOW = """
+import os, sys, time
+
+def opened(path, *others, **options):
+    if str(path).endswith(".segment"):
+        time.sleep(0.2)
+    return open_(path, *others, **options)
+
+open_, os.open = os.open, opened
+sys.modules["cairn.hashing._lanes"] = None
+"""
+"""Python runs this before anything else: no C kernel is there, and no file opens at once."""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A ledger of many files, and an environment in which it is validated by slow processes."""
+    path = tmp_path / "ledger"
+    with Ledger.open(path) as ledger:
+        for _ in range(40):
+            ledger._store._room = (0, 0)  # type: ignore[attr-defined]  # seal with each append
+            ledger.append("x")
+    assert len(list((path / "segments").iterdir())) == 40
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    return path, {"PYTHONPATH": os.pathsep.join([str(tmp_path / "slow"), str(ROOT)])}
+
+
+def below(parent: int) -> set[int]:
+    """Return the processes that this one has started, and those that they have."""
+    alive = processes()
+    found, level = set[int](), {parent}
+    while level:
+        level = {process for process, above, _ in alive if above in level}
+        found |= level
+    return found
+
+
+def gone(started: set[int]) -> bool:
+    return not started & {process for process, _, _ in processes()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_processes_that_validate_end_with_the_command(
+    slow: tuple[Path, dict[str, str]], number: int
+) -> None:
+    path, environment = slow
+    command = [sys.executable, "-m", "cairn", "validate", "--ledger", str(path)]
+    with subprocess.Popen(
+        command, env=os.environ | environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+        until(lambda: len(below(process.pid)) > cores)  # with the one that looks after them
+        started = below(process.pid)
+        time.sleep(0.5)
+        if number == signal.SIGINT:  # as a terminal does
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        began = time.monotonic()
+        assert process.wait(PATIENCE) == (130 if number == signal.SIGINT else -number)
+        until(lambda: gone(started), STOP_SECONDS)
+        assert time.monotonic() - began < STOP_SECONDS
+        assert process.stderr is not None
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_a_node_without_the_kernel_validates_in_processes_and_leaves_none(
+    slow: tuple[Path, dict[str, str]],
+) -> None:
+    path, environment = slow
+    with running(start(path, environment=environment)) as server, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(server.get, "/validate")
+        (process,) = until(server.validations)
+        started = until(lambda: below(process))
+        assert failed_block(asked.result(PATIENCE)) is None
+        until(lambda: gone(started), STOP_SECONDS)
+        asked = pool.submit(server.get, "/validate")
+        (process,) = until(server.validations)
+        until(lambda: len(below(process)) > 1)
+        started = below(process)
+        assert server.stop() < STOP_SECONDS
+        until(lambda: gone(started | {process}), STOP_SECONDS)
+        assert asked.result(PATIENCE).status == 503

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,8 @@ def _dask_executor(address: str) -> Iterator[Executor]:
         from distributed import Client, KilledWorker
     except ImportError:
         raise Failed("Dask is not installed: pip install 'cairn-ledger[dask]'") from None
+    # It logs, with a traceback, each answer that comes in just when its task was called off.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     try:
         asyncio.run(_reach(address))
         client = Client(  # type: ignore[no-untyped-call]

@@ -137,7 +137,8 @@ class _Creation:
         if not (self.hidden / SEGMENTS_NAME).exists():
             return
         _mark_of(self.hidden, self.hidden).touch()
-        sync(self.hidden / SEGMENTS_NAME)
+        for directory in (self.hidden / SEGMENTS_NAME, self.hidden, self.path):
+            sync(directory)  # what tells whose they are must not come later than they
         (self.hidden / SEGMENTS_NAME).rename(self.path / SEGMENTS_NAME)
         sync(self.path)
 
@@ -236,6 +237,7 @@ def _owns_segments(hidden: Path) -> bool:
 def _take_back_segments(hidden: Path) -> None:
     """Move segments that belong to this hidden directory back into it, all at once."""
     if _owns_segments(hidden):
+        shutil.rmtree(hidden / SEGMENTS_NAME, ignore_errors=True)  # half of a rename may be lost
         (hidden.parent / SEGMENTS_NAME).rename(hidden / SEGMENTS_NAME)
 
 

@@ -291,7 +291,8 @@ def _columns(file: _File, part: Part, get: Callable[[int, int], Any]) -> Segment
     offsets = np.frombuffer(get(layout.offsets + first * 8, (last - first + 1) * 8), "<u8")
     begin = int(offsets[0]) if lo > 0 else 0
     begin = min(begin, file.data_size)
-    end = int(offsets[-1]) if hi < blocks else file.data_size
+    # Where the last one is too small, it is the last entry that is to suffer, not those before.
+    end = int(offsets[-2:].max()) if hi < blocks else file.data_size
     end = min(max(end, begin), file.data_size)
     return Segment(
         part.start,

@@ -1,0 +1,434 @@
+"""The store on disk: how the tail becomes files, and what readers see meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn import DamagedError, Ledger, OutcomeUnknownError, StoreError
+from cairn.core.segment import Segment
+from cairn.hashing import best_hasher
+from cairn.store import directory as directories
+from cairn.store import disk, flat, sqlite
+from cairn.store.directory import SEGMENTS_NAME
+from cairn.store.disk import DiskStore
+from cairn.store.flat import Part, Sealed
+from tests.builders import chain, segments
+from tests.store.sealed import build, cut_into_parts, database, files_of
+
+BLOCKS = chain(*range(40))
+
+
+def opened(directory: Path, *, read_only: bool = False) -> DiskStore:
+    return DiskStore(directory, best_hasher(), read_only=read_only)
+
+
+def positions(store: DiskStore, start: int, stop: int) -> list[int]:
+    found = [block.index for segment in store.scan(start, stop) for block in segment.blocks()]
+    assert found == list(range(start, stop))
+    return found
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / SEGMENTS_NAME).iterdir())
+
+
+@pytest.fixture
+def small_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 3)
+    cut_into_parts(monkeypatch, 2)
+
+
+# Readers beside a writer
+
+
+class Between:
+    """A reader's tail: before its n-th call, and with `often` every n calls, something happens."""
+
+    def __init__(self, tail: Any, event: Callable[[], None], n: int, *, often: bool) -> None:
+        self._tail, self._event, self._left, self._often, self._n = tail, event, n, often, n
+
+    def __getattr__(self, name: str) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            self._event()
+            self._left = self._n if self._often else 0
+        found = getattr(self._tail, name)
+        return self._steps if name == "scan" else found
+
+    def _steps(self, start: int, stop: int) -> Iterator[Segment]:
+        for segment in self._tail.scan(start, stop):
+            yield segment
+            self._left -= 1
+            if self._left == 0:
+                self._event()
+
+
+def append_some(store: DiskStore, rest: Iterator[Segment]) -> None:
+    for segment in islice(rest, 4):
+        store.append(segment, {})
+
+
+@pytest.mark.parametrize("often", [False, True])
+@pytest.mark.usefixtures("small_tails")
+def test_a_reader_sees_each_block_once_whenever_the_tail_is_sealed(
+    often: bool, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 1)
+    sealed = set()
+    for n in range(1, 12):
+        for length in (3, 5, 6, 9):
+            directory = memory_path / f"{n} {length}"
+            build(directory, BLOCKS[:length], *([2, 1] if length > 5 else [2]))
+            rest = iter(segments(BLOCKS, length, *[1] * 30)[1:])
+            with (
+                closing(opened(directory)) as writer,
+                closing(opened(directory, read_only=True)) as reader,
+            ):
+                event = partial(append_some, writer, rest)
+                between: Any = Between(reader._tail, event, n, often=often)
+                reader._tail = between
+                assert positions(reader, 0, length) == list(range(length))
+                for index in range(length):
+                    assert reader.get(index) == BLOCKS[index]
+                    assert reader.find(BLOCKS[index].stored_hash) == index
+                reader.require_nothing_else()
+                assert reader.end() >= length
+                sealed.add(len(files_of(directory)))
+    assert len(sealed) > 1
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_threads_that_read_while_another_seals(memory_path: Path) -> None:
+    build(memory_path / "ledger", BLOCKS[:1])
+    path, over, problems = memory_path / "ledger", threading.Event(), list[BaseException]()
+
+    def read(ledger: Ledger) -> None:
+        try:
+            while not over.is_set():
+                length, head = len(ledger), ledger.head
+                assert [block.index for block in ledger[:length]] == list(range(length))
+                assert ledger.validate().valid
+                assert ledger.find(head.hash) == head
+        except BaseException as error:
+            problems.append(error)
+
+    with Ledger.open(path) as writer, Ledger.open(path, read_only=True) as other:
+        threads = [threading.Thread(target=read, args=(one,)) for one in (writer, other)]
+        for thread in threads:
+            thread.start()
+        for number in range(150):
+            writer.append({"number": number})
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert not problems, problems[0]
+        assert len(files_of(path)) > 30
+
+
+# Sealing that fails
+
+
+def refuse(*_: object, **__: object) -> Any:
+    raise OSError(errno.ENOSPC, "no space")
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("cairn.store.flat", "write"),
+        ("cairn.store.disk", "keep_access"),
+        ("cairn.store.disk", "sync"),
+        ("pathlib.Path", "rename"),
+        ("os", "writev"),
+    ],
+)
+@pytest.mark.usefixtures("small_tails")
+def test_an_append_goes_to_the_tail_where_it_cannot_be_sealed(
+    where: str, name: str, tmp_path: Path
+) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.append(1)
+        ledger.append(2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"{where}.{name}", refuse)
+            with pytest.warns(RuntimeWarning, match="was not sealed: .*no space"):
+                ledger.append(3)
+            ledger.append(4)  # no warning: the next try comes when the tail has grown as much again
+            ledger.append(5)
+            with pytest.warns(RuntimeWarning):
+                ledger.append(6)
+        assert files_of(tmp_path / "ledger") == []
+        assert names_in(tmp_path / "ledger") == []
+        assert ledger.validate().valid
+        for number in (7, 8, 9):
+            ledger.append(number)
+        assert names_in(tmp_path / "ledger") == ["000000000000000.segment"]
+        assert [block.data for block in ledger][1:] == [*range(1, 10)]
+        assert ledger.validate().valid
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_a_file_whose_name_may_not_be_durable_is_written_again(tmp_path: Path) -> None:
+    sync, calls = directories.sync, iter(range(9))
+
+    def fail(path: Path) -> None:
+        if next(calls) == 1:  # after that of the ledger's directory
+            refuse()
+        sync(path)
+
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.append(1)
+        ledger.append(2)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(disk, "sync", fail)
+            with pytest.warns(RuntimeWarning):
+                ledger.append(3)
+        (path,) = files_of(tmp_path / "ledger")
+        before = path.stat().st_ino, path.stat().st_size
+        assert ledger.validate().valid  # nothing reads it
+        for number in range(4, 7):
+            ledger.append(number)
+        assert files_of(tmp_path / "ledger") == [path]
+        assert (path.stat().st_ino, path.stat().st_size) != before
+        assert ledger.validate().valid
+        assert len(ledger) == 7
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_the_folder_s_name_is_made_durable_also_where_somebody_else_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash may have come between making it and syncing its name."""
+    path = tmp_path / "ledger"
+    synced: list[Path] = []
+
+    def note(path: Path) -> None:
+        synced.append(path)
+        directories.sync(path)
+
+    monkeypatch.setattr(disk, "sync", note)
+    with Ledger.open(path) as ledger:
+        (path / SEGMENTS_NAME).mkdir(mode=0o700)
+        path.chmod(0o750)
+        ledger.extend(range(9))
+    assert files_of(path)
+    assert path in synced
+    assert (path / SEGMENTS_NAME).stat().st_mode & 0o777 == 0o750
+    assert synced.index(path) < synced.index(path / SEGMENTS_NAME)
+
+
+def test_a_tail_that_has_grown_is_sealed_in_pieces(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(memory_path, BLOCKS[:1])
+    with closing(opened(memory_path)) as store:
+        for segment in segments(BLOCKS, *[1] * 30)[1:30]:
+            store.append(segment, {})
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
+    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    with closing(opened(memory_path)) as store:
+        store.append(segments(BLOCKS, *[1] * 31)[30], {"key": range(30, 31)})
+        assert [path.stem.lstrip("0") for path in files_of(memory_path)] == ["", "10", "20"]
+        assert store.recall("key") == range(30, 31)
+        assert positions(store, 0, 31)
+    with Ledger.open(memory_path) as ledger:
+        assert list(ledger) == BLOCKS[:31]
+        assert ledger.validate().valid
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_a_damaged_tail_is_left_where_it_is(tmp_path: Path) -> None:
+    build(tmp_path, BLOCKS[:4])
+    with database(tmp_path) as connection:
+        connection.execute("UPDATE runs SET offsets = zeroblob(length(offsets))")
+    with closing(opened(tmp_path)) as store:
+        with pytest.warns(RuntimeWarning, match="block 0 is missing or damaged"):
+            store.append(segments(BLOCKS, 4, 1)[1], {})
+        assert files_of(tmp_path) == []
+        assert store.head().length == 5
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_a_transaction_that_fails_leaves_the_tail_and_a_file_that_nothing_reads(
+    tmp_path: Path,
+) -> None:
+    build(tmp_path, BLOCKS[:3])
+    parts = segments(BLOCKS, 3, 1, 1)
+    with closing(opened(tmp_path)) as store:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite, "_remember", lambda *_: refuse())
+            with pytest.raises(OutcomeUnknownError):
+                store.append(parts[1], {})
+        assert (store.head().length, store.end()) == (3, 3)
+        store.require_nothing_else()
+        store.append(parts[1], {})
+        assert len(files_of(tmp_path)) == 1
+        assert positions(store, 0, 4)
+
+
+@pytest.mark.parametrize("link", [b"\x00" * 32, b""])
+def test_a_file_that_does_not_follow_the_recorded_head_is_never_recorded(
+    link: bytes, tmp_path: Path
+) -> None:
+    build(tmp_path, BLOCKS[:3])
+    with database(tmp_path) as connection, pytest.raises(sqlite3.IntegrityError, match="follow"):
+        connection.execute(sqlite._SEAL, (0, 4, 1, b"", 3, link, b""))
+    with closing(opened(tmp_path)) as store:
+        assert positions(store, 0, 3)
+
+
+def test_what_a_crash_left_of_a_file_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, BLOCKS[:6], 4)
+    folder = tmp_path / SEGMENTS_NAME
+    (folder / disk.HIDDEN_NAME).write_bytes(b"half a file")
+    (folder / Sealed(4, 0, 0, b"").name).write_bytes(b"whole, but not recorded")
+    with Ledger.open(tmp_path) as ledger:
+        assert ledger.validate().valid
+        monkeypatch.setattr(disk, "SEAL_BLOCKS", 0)
+        ledger.append("more")
+        assert ledger.validate().valid
+        assert names_in(tmp_path) == ["000000000000000.segment", "000000000000004.segment"]
+
+
+# Files that cannot be read
+
+
+def part_of(directory: Path) -> Part:
+    with closing(opened(directory, read_only=True)) as store:
+        (part,) = store.parts(0, store.head().length)
+    assert isinstance(part, Part)
+    return part
+
+
+def test_where_pages_cannot_be_asked_for_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, BLOCKS, len(BLOCKS))
+    part, reads = part_of(tmp_path), list[int]()
+    read = flat._File.read
+
+    def note(self: flat._File, at: int, size: int) -> bytes:
+        reads.append(size)
+        return read(self, at, size)
+
+    monkeypatch.setattr(flat._File, "read", note)
+    assert list(part.mapped(best_hasher()).blocks()) == BLOCKS
+    mapped = sum(reads)
+    monkeypatch.setattr(flat, "_POPULATE_READ", 9999)  # no system knows it
+    assert list(part.mapped(best_hasher()).blocks()) == BLOCKS
+    assert sum(reads) - mapped > mapped + 100 * len(BLOCKS)
+
+
+@pytest.mark.parametrize("number", [errno.EFAULT, errno.EIO, 133])
+def test_a_page_that_the_disk_has_lost_is_damage(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, BLOCKS, len(BLOCKS))
+
+    class Lost(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(number, "the page is gone")
+
+    part = part_of(tmp_path)
+    monkeypatch.setattr(mmap, "mmap", Lost)
+    with pytest.raises(DamagedError, match="the page is gone"):
+        part.mapped(best_hasher())
+
+
+def test_a_file_that_is_cut_off_while_it_is_read(tmp_path: Path) -> None:
+    """Before it is mapped, and between that and looking at its pages."""
+    build(tmp_path, chain("x" * 20_000, "y" * 20_000), 3)
+    part = part_of(tmp_path)
+    path, whole = files_of(tmp_path)[0], files_of(tmp_path)[0].read_bytes()
+    at = len(whole) - 100
+
+    def cut_off(*, before: tuple[int, int] | None = None, then: Callable[..., object]) -> None:
+        try:
+            with flat._opened(part.folder, part.sealed) as file:
+                if before:
+                    then(file, *before)
+                os.truncate(path, 5000)
+                then(file, at, 100)
+        finally:
+            path.write_bytes(whole)
+
+    with pytest.raises(DamagedError, match="was cut off"):
+        cut_off(then=flat._File.map)
+    with pytest.raises(DamagedError, match=r"cannot be read: .*Bad address"):
+        cut_off(before=(0, 8), then=flat._File.map)
+    with pytest.raises(DamagedError, match=f"ends at byte {at}"):
+        cut_off(then=flat._File.read)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.EIO, DamagedError), (errno.EMFILE, StoreError)]
+)
+def test_a_read_that_fails_is_damage_or_the_world_s(
+    number: int, kind: type[StoreError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(tmp_path, BLOCKS, 20)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(number, "failed")
+
+    with Ledger.open(tmp_path, read_only=True) as ledger:
+        assert ledger.head == BLOCKS[-1]
+        monkeypatch.setattr(os, "pread", fail)
+        for act in (lambda: ledger[3], lambda: list(ledger), lambda: ledger.find("00" * 32)):
+            with pytest.raises(kind, match=r"cannot be read: .*failed"):
+                act()
+        assert ledger[30] == BLOCKS[30]
+
+
+def test_a_backup_without_one_of_the_files_is_none(tmp_path: Path) -> None:
+    build(tmp_path / "ledger", BLOCKS, 20, 10)
+    files_of(tmp_path / "ledger")[1].unlink()
+    with (
+        Ledger.open(tmp_path / "ledger", read_only=True) as ledger,
+        pytest.raises(DamagedError, match=r"000000000000020.segment is missing"),
+    ):
+        ledger.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+# Long ledgers
+
+
+def test_a_ledger_of_ten_million_blocks_opens_at_once(tmp_path: Path) -> None:
+    """Its manifest, that is: opening reads genesis, the last block and nothing between."""
+    blocks = chain(*range(200))
+    build(tmp_path, blocks, 101)
+    with database(tmp_path) as connection:
+        connection.executemany(
+            "INSERT INTO segments VALUES (?, 32768, 1, zeroblob(32))",
+            ((101 + at * 32768,) for at in range(300)),
+        )
+        connection.execute("DELETE FROM runs WHERE first = 0")
+        connection.execute("UPDATE runs SET first = first + 300 * 32768")
+        connection.execute("UPDATE head SET length = length + 300 * 32768")
+    began = time.perf_counter()
+    with closing(opened(tmp_path)) as store:
+        length = store.head().length
+        assert length == 201 + 300 * 32768
+        for index in (0, length - 1):
+            (segment,) = store.scan(index, index + 1)
+            assert segment.start == index
+        assert time.perf_counter() - began < 0.2
+        assert store.get(100) == blocks[100]
+        with pytest.raises(DamagedError):
+            store.get(101)
