@@ -95,6 +95,13 @@ class NameChange:
     gone: str | None
     new: str | None
     node: File | Directory | None
+    needs: NameChange | None = None
+    """What must be on the disk before: a rename never loses both names."""
+    is_durable: bool = False
+
+    @property
+    def may_be_durable(self) -> bool:
+        return self.needs is None or self.needs.is_durable
 
     def apply(self, names: dict[str, File | Directory]) -> None:
         if self.gone is not None:
@@ -110,8 +117,10 @@ class Directory:
 
     def sync(self) -> None:
         for change in self.pending:
-            change.apply(self.durable)
-        self.pending = []
+            if change.may_be_durable:
+                change.apply(self.durable)
+                change.is_durable = True
+        self.pending = [change for change in self.pending if not change.is_durable]
 
     def fail_sync(self) -> None:
         pass
@@ -125,11 +134,12 @@ class Directory:
             node.put(path / name, choose)
 
     def _surviving(self, choose: random.Random) -> list[NameChange]:
-        if any(change.gone and change.new for change in self.pending):
-            return self.pending[: choose.randint(0, len(self.pending))]
+        pending = [change for change in self.pending if change.may_be_durable]
+        if any(change.gone and change.new for change in pending):
+            return pending[: choose.randint(0, len(pending))]
         kept: list[NameChange] = []
         lost: set[str | None] = set()
-        for change in self.pending:
+        for change in pending:
             name = change.gone or change.new
             if name in lost or choose.random() < 0.5:
                 lost.add(name)
@@ -171,13 +181,17 @@ class Disk:
         self.root.put(target, choose)
 
     def _rename(self, record: Record) -> None:
-        """Between two directories, each has its half on the disk only when it is synced itself."""
+        """Between two directories, each has its half on the disk only when it is synced itself.
+
+        The old name does not go before the new one has come: file systems promise that much.
+        """
         gone, new, node = record.name, record.data.decode(), self._nodes[record.inode]
         if record.parent == record.new_parent:
             self._directory(record.parent).pending.append(NameChange(gone, new, node))
         else:
-            self._directory(record.parent).pending.append(NameChange(gone, None, None))
-            self._directory(record.new_parent).pending.append(NameChange(None, new, node))
+            coming = NameChange(None, new, node)
+            self._directory(record.parent).pending.append(NameChange(gone, None, None, coming))
+            self._directory(record.new_parent).pending.append(coming)
 
     def _file(self, inode: int) -> File:
         node = self._nodes[inode]

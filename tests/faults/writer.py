@@ -1,9 +1,9 @@
 """A process that writes until it is killed, and says at once what was acknowledged to it.
 
-Usage: writer DIRECTORY SEED THREADS LOG_PAGES [SEAL_BLOCKS]. On its input it is given the numbers that earlier
-writers tried with a key and had no answer for; it tries those again. Then it goes on from the
-highest number that is there. Lines on its output: "ready"; "open", or "refused" and it ends; "try
-NUMBER KIND" before, and "ack NUMBER INDEX HASH" after, a value was recorded.
+Usage: writer DIRECTORY SEED THREADS LOG_PAGES [SEAL_BLOCKS]. On its input it is given the numbers
+that earlier writers tried with a key and had no answer for; it tries those again. Then it goes on
+from the highest number that is there. Lines on its output: "ready"; "open", or "refused" and it
+ends; "try NUMBER KIND" before, and "ack NUMBER INDEX HASH" after, a value was recorded.
 """
 
 from __future__ import annotations
