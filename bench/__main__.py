@@ -1,6 +1,6 @@
 """Measure, and print ratios of what was measured in the same run, as Markdown.
 
-python -m bench [extend] [append] [open] [memory] [search] [service] [bulk] [long], or all of these;
+python -m bench [extend] [append] [open] [memory] [service] [bulk] [long], or all of these;
 and only if they are named: scale (100 million blocks, 20 GB), cuda (needs a GPU)
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import cuda, search, service
+from bench import cuda, service
 from bench.measure import MILLION, events, million, rate, small_events, spread, timed
 from cairn import Ledger
 
@@ -176,7 +176,6 @@ BENCHES = {
     "append": bench_append,
     "open": bench_open,
     "memory": bench_memory,
-    **search.BENCHES,
     **service.BENCHES,
 }
 ON_REQUEST = {"scale": bench_scale, **cuda.BENCHES}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from click.testing import CliRunner
 from cairn import Ledger
 from cairn.bench import rivals, show, validate
 from cairn.bench.data import build, objects, strings
-from cairn.bench.measure import Contender, Spread, in_turn, number, with_range
+from cairn.bench.measure import Contender, Spread, in_turn, number, others_cpu, with_range
 from cairn.cli import main
 from cairn.core.canonical import canonical
 from cairn.core.header import HEADER_BYTES
@@ -184,10 +185,11 @@ def test_what_is_missing_is_said_and_all_else_shown(
     assert not {validate.OPENSSL, validate.CEILING} & set(names)
     rates = {name: Spread(2e6, 1e6, 3e6) for name in names}
     result = validate.Result(64, 1000, 3, rates, dict.fromkeys(names, 184))
-    outcome = validate.Outcome("this one", 1, tuple(validate.missing()), (result,))
+    outcome = validate.Outcome("this one", 0.256, 1, tuple(validate.missing()), (result,))
     text = show.markdown(outcome)
     assert "Not measured: openssl speed, all cores: openssl is not installed" in text
     assert "Not measured: pure compressions, all cores: the C kernel was not built" in text
+    assert "1 rounds in turn; other programs took 26% of the cores meanwhile" in text
     assert "| over the careful loop | 1.00 |" in text
     assert "| over OpenSSL |" not in text
     assert "| cairn, all cores | 2,000 (1,000 to 3,000) |" in text
@@ -211,6 +213,22 @@ def test_contenders_run_in_turn_and_the_first_round_is_not_counted() -> None:
     rates = in_turn([contender("a"), contender("b")], 3, lambda _done: None)
     assert ran == ["a", "b"] * 4
     assert rates == {"a": Spread(2, 1, 3), "b": Spread(8, 7, 9)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what others took")
+def test_what_others_take_is_not_what_our_children_take() -> None:
+    work = "import time\nwhile time.process_time() < 0.5: pass"
+    with subprocess.Popen([sys.executable, "-c", work]) as child:
+        before = others_cpu()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        not_yet_ours = others_cpu()
+        child.wait()
+        after = others_cpu()
+    assert before is not None
+    assert not_yet_ours is not None
+    assert after is not None
+    assert not_yet_ours - before > 0.4
+    assert after - not_yet_ours < -0.4
 
 
 @pytest.mark.parametrize(

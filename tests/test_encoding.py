@@ -399,7 +399,7 @@ def assert_many_agree(encoder: Encoder, values: Sequence[Any], texts: Sequence[b
     st.sampled_from((Limits(), Limits(depth=2), Limits(size=16 + 150))),
     st.randoms(use_true_random=False),
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_many_at_once_are_as_one_by_one(
     values: list[object], limits: Limits, chance: random.Random
 ) -> None:

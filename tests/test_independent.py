@@ -959,7 +959,7 @@ def test_random_forgeries_of_sealed_blocks(
     sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = set()
-    for seed in range(120):
+    for seed in range(80):
         random = Random(seed)
         sealed.cut_into_parts(monkeypatch, random.choice(PARTS))
         ledger = random.choice(["appended", "batches"])
@@ -1011,7 +1011,7 @@ def record_again(directory: Path, path: Path) -> None:
 def test_random_changes_of_files(sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both read the same out of damaged counts and offsets, wherever a file is cut into parts."""
     rules = set()
-    for seed in range(400):
+    for seed in range(250):
         random = Random(seed)
         sealed.cut_into_parts(monkeypatch, random.choice([1, *PARTS]))
         ledger = random.choice(["extended", "rows", "batches"])
@@ -1026,7 +1026,7 @@ def test_random_changes_of_files(sealed_copy: SealedCopy, monkeypatch: pytest.Mo
 
 def test_random_rearrangements_of_the_manifest(sealed_copy: SealedCopy) -> None:
     rules = set()
-    for seed in range(200):
+    for seed in range(100):
         random = Random(seed)
         directory = sealed_copy("extended", *random.choice([[3, 5], [2, 2, 1, 3], [4, 3]]))
         rows = execute(directory, "SELECT * FROM segments")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -88,20 +89,25 @@ class File:
         path.write_bytes(content)
 
 
-@dataclass
+@dataclass(eq=False)
 class NameChange:
     """Names that go, and one that comes."""
 
     gone: str | None
     new: str | None
     node: File | Directory | None
-    needs: NameChange | None = None
-    """What must be on the disk before: a rename never loses both names."""
-    is_durable: bool = False
+    is_half: bool = False
+    """Of a rename between two directories."""
+    other: tuple[Directory, NameChange] | None = None
+    """Where the name comes that goes here: never to be in neither."""
+
+    @property
+    def is_rename(self) -> bool:
+        return self.is_half or bool(self.gone and self.new)
 
     @property
     def may_be_durable(self) -> bool:
-        return self.needs is None or self.needs.is_durable
+        return self.other is None or self.other[1] not in self.other[0].pending
 
     def apply(self, names: dict[str, File | Directory]) -> None:
         if self.gone is not None:
@@ -116,11 +122,15 @@ class Directory:
     pending: list[NameChange] = field(default_factory=list)
 
     def sync(self) -> None:
-        for change in self.pending:
-            if change.may_be_durable:
-                change.apply(self.durable)
-                change.is_durable = True
-        self.pending = [change for change in self.pending if not change.is_durable]
+        self.sync_to(len(self.pending))
+
+    def sync_to(self, end: int) -> None:
+        changes, self.pending = self.pending[:end], self.pending[end:]
+        for change in changes:
+            if change.other is not None and not change.may_be_durable:
+                directory, coming = change.other
+                directory.sync_to(directory.pending.index(coming) + 1)
+            change.apply(self.durable)
 
     def fail_sync(self) -> None:
         pass
@@ -134,12 +144,12 @@ class Directory:
             node.put(path / name, choose)
 
     def _surviving(self, choose: random.Random) -> list[NameChange]:
-        pending = [change for change in self.pending if change.may_be_durable]
-        if any(change.gone and change.new for change in pending):
-            return pending[: choose.randint(0, len(pending))]
-        kept: list[NameChange] = []
+        if any(change.is_rename for change in self.pending):
+            kept = list(takewhile(lambda change: change.may_be_durable, self.pending))
+            return kept[: choose.randint(0, len(kept))]
+        kept = []
         lost: set[str | None] = set()
-        for change in pending:
+        for change in self.pending:
             name = change.gone or change.new
             if name in lost or choose.random() < 0.5:
                 lost.add(name)
@@ -189,9 +199,11 @@ class Disk:
         if record.parent == record.new_parent:
             self._directory(record.parent).pending.append(NameChange(gone, new, node))
         else:
-            coming = NameChange(None, new, node)
-            self._directory(record.parent).pending.append(NameChange(gone, None, None, coming))
-            self._directory(record.new_parent).pending.append(coming)
+            source, target = self._directory(record.parent), self._directory(record.new_parent)
+            coming = NameChange(None, new, node, is_half=True)
+            going = NameChange(gone, None, None, is_half=True, other=(target, coming))
+            source.pending.append(going)
+            target.pending.append(coming)
 
     def _file(self, inode: int) -> File:
         node = self._nodes[inode]

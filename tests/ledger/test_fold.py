@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,16 +21,17 @@ from hypothesis import strategies as st
 
 from cairn import Ledger, Report, StoreError, UsageError
 from cairn.core.genesis import Limits
+from cairn.core.hasher import Hasher
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
-from cairn.hashing import best_hasher
+from cairn.hashing import best_hasher, hasher
 from cairn.ledger import validation
 from cairn.ledger.validation import Task, check
 from cairn.store.disk import DiskStore
 from cairn.store.flat import Part
 from cairn.store.memory import MemoryStore
 from tests.core.chains import chain, flipped
-from tests.ledger.conftest import files, flip, tiny, write
+from tests.ledger.conftest import files, flip, quick_folder, tiny, write
 from tests.ledger.executors import Late
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -117,8 +117,8 @@ def test_any_split_by_any_executor_gives_the_report_of_the_whole(
     then the first failing block is the same.
     """
     blocks = chain("g" + shape)
-    with tempfile.TemporaryDirectory() as folder, tiny(seal=seal, part=part):
-        path = Path(folder) / "ledger"
+    with quick_folder() as folder, tiny(seal=seal, part=part):
+        path = folder / "ledger"
         write(path, blocks, at_once=at_once)
         held = DiskStore(path, best_hasher(), read_only=True)
         sealed = held._tail.sealed()[-1].stop if held._tail.sealed() else 0
@@ -332,13 +332,25 @@ def test_damage_that_a_worker_and_this_process_see_is_a_failure(
 
 
 @pytest.mark.usefixtures("parts_of_two")
-def test_a_hasher_that_is_not_there_is_refused_before_anything_is_read(
-    long: Path, tmp_path: Path
+def test_a_hasher_that_is_not_there_is_refused_also_where_nothing_is_to_be_hashed(
+    long: Path,
 ) -> None:
-    with pytest.raises(UsageError, match="no hasher is called 'md5'"):
-        validated(long, hasher="md5")
-    write(tmp_path / "ledger", chain("gvvvvvvvvv"))
-    for file in files(tmp_path / "ledger"):
-        file.unlink()
-    with pytest.raises(UsageError, match="no hasher is called 'md5'"):
-        validated(tmp_path / "ledger", hasher="md5")
+    for start in (0, 201):
+        with pytest.raises(UsageError, match="no hasher is called 'md5'"):
+            validated(long, start=start, hasher="md5")
+
+
+@pytest.mark.usefixtures("parts_of_two")
+def test_a_hasher_is_made_once_and_not_for_each_part(long: Path) -> None:
+    made: list[str] = []
+
+    def making(name: str) -> Hasher:
+        made.append(name)
+        return hasher(name)
+
+    validation._named.cache_clear()
+    with patch.object(validation, "hasher", making):
+        for _ in range(2):
+            assert validated(long, hasher="hashlib").valid
+    validation._named.cache_clear()
+    assert made == ["hashlib"]

@@ -36,7 +36,7 @@ print(most)
 
 
 def held(path: Path, hasher: str) -> int:
-    command = [sys.executable, "-c", PROGRAM, path, hasher]
+    command = [sys.executable, "-c", PROGRAM, str(path), hasher]
     return int(subprocess.run(command, capture_output=True, check=True).stdout)
 
 

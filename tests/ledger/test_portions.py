@@ -101,6 +101,12 @@ def test_a_file_before_the_start_may_be_lost(path: Path) -> None:
     assert rules_of(validated(path, start=begin)) == [(begin, "storage")]  # it follows what is lost
 
 
+def test_what_is_no_part_of_the_ledger_is_for_whole_runs_to_find(path: Path) -> None:
+    files(path)[0].with_stem("9" * 15).write_bytes(b"")
+    assert rules_of(validated(path)) == [(N, "storage")]
+    assert rules_of(validated(path, start=1)) == []
+
+
 def test_a_head_that_cannot_be_read_is_a_failure_from_wherever(path: Path) -> None:
     tail(path).write_bytes(b"junk" * 5000)
     with pytest.raises(DamagedError):

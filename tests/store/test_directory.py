@@ -21,8 +21,16 @@ import pytest
 from cairn import DamagedError, ExistsError, Ledger, NotFoundError, StoreError
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.store import directory
-from cairn.store.directory import FILE_NAME, LOCK_NAME, new_directory, occupied
+from cairn.store.directory import (
+    FILE_NAME,
+    LOCK_NAME,
+    SEGMENTS_NAME,
+    new_directory,
+    occupied,
+)
 from cairn.store.sqlite import SqliteStore
+from tests.builders import chain
+from tests.store import sealed
 
 ROOT: Final = Path(__file__).parents[2]
 NOBODY: Final = 65534
@@ -640,3 +648,144 @@ def test_a_directory_above_that_cannot_be_synced_is_no_failure_of_ours(
     else:
         create()
     assert names_in(path) == [FILE_NAME]  # whole in any case
+
+
+# Sealed segments
+
+
+@pytest.fixture(scope="module")
+def sealed_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sealed") / "ledger"
+    sealed.build(path, chain(*range(20)), 8, 8)
+    return path
+
+
+def back_up(source: Path, path: Path) -> None:
+    with Ledger.open(source, read_only=True) as ledger:
+        ledger.backup(path)
+
+
+def import_again(source: Path, path: Path) -> None:
+    with Ledger.open(source, read_only=True) as ledger:
+        lines = [line.encode() for line in export_lines(ledger)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cairn.store.disk.SEAL_BLOCKS", 3)
+        patch.setattr("cairn.ledger.exchange.BATCH_ENTRIES", 4)
+        import_chain(path, lines)
+
+
+COPIES = pytest.mark.parametrize("copy", [back_up, import_again])
+Copying = Callable[[Path, Path], None]
+
+
+def require_whole(path: Path, source: Path) -> None:
+    """Check that there is a copy of `source`, and nothing else."""
+    with Ledger.open(path, read_only=True) as copy, Ledger.open(source, read_only=True) as ledger:
+        assert copy.validate().valid
+        assert list(copy) == list(ledger)
+    folder = path / SEGMENTS_NAME
+    assert all(name.endswith(".segment") for name in names_in(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == mode_of(path)
+
+
+@COPIES
+def test_files_come_with_their_ledger(copy: Copying, sealed_source: Path, tmp_path: Path) -> None:
+    copy(sealed_source, tmp_path / "copy")
+    require_whole(tmp_path / "copy", sealed_source)
+    assert len(sealed.files_of(tmp_path / "copy")) > 1
+
+
+def rename_but(name: str, act: Callable[[], None]) -> Callable[[Path, Path], Path]:
+    rename = Path.rename
+
+    def renamed(path: Path, target: Path) -> Path:
+        if path.name == name:
+            act()
+        return rename(path, target)
+
+    return renamed
+
+
+@COPIES
+@pytest.mark.parametrize("name", [SEGMENTS_NAME, FILE_NAME])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_crash_between_the_names_leaves_what_the_next_creator_removes(
+    copy: Copying, name: str, is_there: bool, sealed_source: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "copy"
+    if is_there:
+        path.mkdir()
+    child = os.fork()
+    if child == 0:
+        Path.rename = rename_but(name, lambda: os._exit(9))  # type: ignore[method-assign, assignment]
+        try:
+            copy(sealed_source, path)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert (path / SEGMENTS_NAME).exists() is (name == FILE_NAME)
+    assert not occupied(path)
+    with pytest.raises(NotFoundError):
+        Ledger.open(path, read_only=True)
+    require_usable(path)
+    assert names_in(path) == WHOLE
+
+
+@COPIES
+@pytest.mark.parametrize("name", [SEGMENTS_NAME, FILE_NAME])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_error_between_the_names_leaves_nothing(
+    copy: Copying, name: str, is_there: bool, sealed_source: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "copy"
+    if is_there:
+        path.mkdir()
+
+    def fail() -> None:
+        raise OSError("the disk has failed")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "rename", rename_but(name, fail))
+        with pytest.raises(OSError, match="the disk has failed"):
+            copy(sealed_source, path)
+    assert names_in(tmp_path) == (["copy"] if is_there else [])
+    assert not is_there or names_in(path) == []
+
+
+@COPIES
+def test_a_creator_that_comes_late_leaves_the_files_of_the_first(
+    copy: Copying, sealed_source: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "ledger"
+
+    def create_late() -> None:
+        with new_directory(path) as hidden:
+            SqliteStore.create(hidden)
+            copy(sealed_source, path)
+
+    with pytest.raises(ExistsError):
+        create_late()
+    require_whole(path, sealed_source)
+
+
+def test_a_ledger_that_has_lost_its_database_is_never_removed(
+    sealed_source: Path, tmp_path: Path
+) -> None:
+    """Not even where there are leftovers, of creators that came late or crashed at the end."""
+    path = tmp_path / "ledger"
+    back_up(sealed_source, path)
+    files = {file.name: file.read_bytes() for file in sealed.files_of(path)}
+    (path / FILE_NAME).unlink()
+    late, crashed = path / LEFTOVER, path / ".cairn-7-0000000000000007.new"
+    late.mkdir()
+    (late / FILE_NAME).write_bytes(b"half a ledger")
+    crashed.mkdir()
+    (path / SEGMENTS_NAME / crashed.name).touch()
+    for read_only in (False, True):
+        with pytest.raises(DamagedError, match="not in it"):
+            Ledger.open(path, read_only=read_only)
+    with pytest.raises(ExistsError):
+        Ledger.create(path)
+    with pytest.raises(ExistsError):
+        back_up(sealed_source, path)
+    assert {file.name: file.read_bytes() for file in sealed.files_of(path)} == files

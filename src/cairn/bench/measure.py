@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,19 @@ def with_range(rate: Spread) -> str:
     return f"{number(rate.median)} ({number(rate.low)} to {number(rate.high)})"
 
 
+def others_cpu() -> float | None:
+    """Return the CPU seconds, of all cores, that others than this process and its children took.
+
+    Since the machine started, so that two readings differ by what was taken between them; of a
+    virtual machine, with what its host took. None where the system does not say.
+    """
+    if sys.platform != "linux":
+        return None
+    ticks = [int(count) for count in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
 def machine() -> str:
     """Return what this runs on, in words."""
     model = platform.processor() or platform.machine()
@@ -87,6 +101,5 @@ def machine() -> str:
             model = line.partition(": ")[2]
     return (
         f"{cpus()} × {model}, kernel for {', '.join(INSTRUCTION_SETS) or 'none of it'}; "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}; "
-        f"load average before: {os.getloadavg()[0]:.1f}"
+        f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
     )

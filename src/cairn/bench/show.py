@@ -51,6 +51,7 @@ def markdown(outcome: Outcome) -> str:
     return "\n".join(
         [
             f"Machine: {outcome.machine}",
+            _how(outcome),
             *(f"Not measured: {missing}" for missing in outcome.missing),
             "",
             *_table("times as fast (goal)", results, _ratio_rows(results)),
@@ -60,6 +61,11 @@ def markdown(outcome: Outcome) -> str:
             *_table("GB/s of headers and entries", results, _gigabyte_rows(results)),
         ]
     )
+
+
+def _how(outcome: Outcome) -> str:
+    taken = f"{outcome.others:.0%}" if outcome.others is not None else "an unknown part"
+    return f"{outcome.rounds} rounds in turn; other programs took {taken} of the cores meanwhile"
 
 
 def size_name(size: int) -> str:

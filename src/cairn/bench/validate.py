@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cairn.bench import rivals
 from cairn.bench.data import build, objects, strings
-from cairn.bench.measure import Contender, Spread, in_turn, machine, timed
+from cairn.bench.measure import Contender, Spread, in_turn, machine, others_cpu, timed
 from cairn.core.entry import SALT_BYTES
 from cairn.core.header import HEADER_BYTES
 from cairn.core.rules import InvalidChainError
@@ -141,6 +141,8 @@ class Outcome:
     """All that was measured, and on what."""
 
     machine: str
+    others: float | None
+    """The share of all cores' time that other programs took meanwhile, if the system says."""
     rounds: int
     missing: tuple[str, ...]
     """What could not be measured here, and why."""
@@ -150,6 +152,7 @@ class Outcome:
         """Return a JSON object."""
         return {
             "machine": self.machine,
+            "others": self.others,
             "rounds": self.rounds,
             "missing": list(self.missing),
             "sizes": [result.to_value() for result in self.results],
@@ -160,12 +163,15 @@ def measure(plan: Plan, progress: Callable[[int], None]) -> Outcome:
     """Measure as `plan` says, in a scratch folder; `progress` is told the percentage done."""
     where = "; ".join([machine(), *filter(None, [rivals.openssl_version()])])
     results = []
+    began, taken = time.perf_counter(), others_cpu()
     with ProcessPoolExecutor(cpus(), get_context("spawn")) as processes:
         for number, size in enumerate(plan.sizes):
             part = partial(_part, progress, number, len(plan.sizes))
             with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
                 results.append(_measure_size(size, plan, Path(folder), processes, part))
-    return Outcome(where, plan.rounds, tuple(missing()), tuple(results))
+    after, available = others_cpu(), (time.perf_counter() - began) * cpus()
+    others = None if taken is None or after is None else (after - taken) / available
+    return Outcome(where, others, plan.rounds, tuple(missing()), tuple(results))
 
 
 def missing() -> Iterator[str]:

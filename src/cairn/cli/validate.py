@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from threading import Thread
 from typing import Final
@@ -110,16 +111,30 @@ def _executor(dask: str | None, in_python: bool) -> Iterator[Executor | None]:
         with _dask_executor(dask) as executor:
             yield executor
     elif in_python:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(mp_context=spawn, initializer=_depend_on_parent) as executor:
+        with ProcessPoolExecutor(mp_context=_Spawn(), initializer=_follow_parent) as executor:
             yield executor
     else:
         yield None
 
 
-def _depend_on_parent() -> None:
-    """Leave it to the parent when to end; and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Worker(SpawnProcess):
+    """A process without Ctrl-C, which a terminal sends to all: when to end is for the parent."""
+
+    def start(self) -> None:
+        """Start it, with the signal blocked from its first moment on."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Spawn(SpawnContext):
+    Process = _Worker
+
+
+def _follow_parent() -> None:
+    """End with the parent, however it ends: a pool alone would wait for ever."""
     Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -17,8 +17,9 @@ def best_hasher() -> Hasher:
     return LanesHasher() if _lanes_work() else HashlibHasher()
 
 
+@cache
 def hasher(name: str) -> Hasher:
-    """Return the hasher of that name, one of `names()`.
+    """Return the hasher of that name, one of `names()`; the same one each time.
 
     Raises:
         UsageError: there is none of that name, or this machine cannot run it.

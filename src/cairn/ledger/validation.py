@@ -214,9 +214,13 @@ def _check_mark(mark: Head, head: Head, edge: Summary | None) -> Iterator[Failur
         yield rules.failure(mark.length - 1, "mark", broken)
 
 
-@cache  # one that has to be compiled takes long to make
 def _hasher(name: str | None) -> Hasher:
-    return best_hasher() if name is None else hasher(name)
+    return best_hasher() if name is None else _named(name)
+
+
+@cache  # one that is compiled, and holds memory of a GPU, is not for a part alone
+def _named(name: str) -> Hasher:
+    return hasher(name)
 
 
 def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:

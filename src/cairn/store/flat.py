@@ -66,6 +66,8 @@ _POPULATE_READ: Final = 22
 """`MADV_POPULATE_READ`, which Python has no name for: Linux 5.14 and later."""
 _UNREADABLE: Final = frozenset({errno.EIO, errno.EFAULT, getattr(errno, "EHWPOISON", 133)})
 """Errors that say that the disk has lost what was stored."""
+_UNMAPPABLE: Final = frozenset({errno.EINVAL, errno.ENODEV})
+"""Errors that say that the system does not know `_POPULATE_READ`, or the file system no mapping."""
 
 
 class Sealed(NamedTuple):
@@ -251,7 +253,7 @@ class _File:
         except ValueError:  # Python looks at the length of the file again
             raise DamagedError(f"{self.path} was cut off while it was read") from None
         except OSError as error:
-            if error.errno == errno.EINVAL:
+            if error.errno in _UNMAPPABLE:
                 return self.read(at, size)
             raise
         return memoryview(self._mapping)[at : at + size]

@@ -140,6 +140,7 @@ class SqliteStore:
         self._reader = Reader(self._path, self._open)
         self._scanners: list[Reader] = []  # at rest
         self._hash_index = HashIndex()  # with the next, under the read lock
+        self._hashes_begin: int | None = None  # the first block here when it was begun
         self._hashes_read = -LIMIT_63  # the first block of the last run that is in it
         try:
             if read_only:
@@ -267,7 +268,6 @@ class SqliteStore:
                 previous_hash, last_hash = segment.headers[0, LINK], segment.hashes[-1]
                 end = segment.start, previous_hash.tobytes(), last_hash.tobytes()
                 _insert_sealed(connection, sealed, end, keys)
-                self._forget_hashes()
 
     def seal(self, sealed: Sealed) -> None:
         """Let a file take the place of the first blocks here: one that is durable and holds them.
@@ -280,7 +280,6 @@ class SqliteStore:
         length, last_hash = self.head()
         with self._writing(f"{sealed.name} may or may not be recorded") as connection:
             _insert_sealed(connection, sealed, (length, last_hash, last_hash), {})
-            self._forget_hashes()
 
     @contextmanager
     def _writing(self, doubt: str) -> Iterator[sqlite3.Connection]:
@@ -485,12 +484,10 @@ class SqliteStore:
             row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
         return row
 
-    def _forget_hashes(self) -> None:
-        """Begin a new index: the hashes in it are those of sealed blocks now."""
-        with self._read_lock:
-            self._hash_index, self._hashes_read = HashIndex(), -LIMIT_63
-
     def _index_hashes(self, connection: sqlite3.Connection) -> None:
+        (begin,) = connection.execute("SELECT min(first) FROM runs").fetchone()
+        if begin != self._hashes_begin:  # the hashes in the index are those of sealed blocks now
+            self._hash_index, self._hashes_begin, self._hashes_read = HashIndex(), begin, -LIMIT_63
         query = "SELECT first, hashes FROM runs WHERE first > ? ORDER BY first"
         with closing(connection.execute(query, (self._hashes_read,))) as rows:
             while runs := rows.fetchmany(RUN_BLOCKS):
