@@ -151,8 +151,8 @@ def validated(folder: Path, count: int) -> tuple[str, str]:
     return (
         f"validate {count:,} blocks, {size / 1e9:.1f} GB",
         (
-            f"{seconds:.2f} s, {count / seconds / 1e6:.1f} million blocks/s; RssAnon {before:.0f} MiB "
-            f"before, {anonymous:.0f} MiB at most (goal under 300); mapped {mapped:.0f} MiB at most"
+            f"{seconds:.2f} s, {count / seconds / 1e6:.1f} million blocks/s; RssAnon "
+            f"{before:.0f} MiB before, {anonymous:.0f} MiB at most (goal under 300); mapped {mapped:.0f} MiB at most"
         ),
     )
 

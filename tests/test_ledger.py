@@ -38,9 +38,10 @@ from cairn import (
     UsageError,
 )
 from cairn.core.validation import Summary
+from cairn.hashing import best_hasher
 from cairn.lab.tampering import forging
 from cairn.ledger.writer import Append
-from cairn.store.sqlite import SqliteStore
+from cairn.store.disk import DiskStore
 from tests.conftest import shared
 
 JSON = st.recursive(
@@ -446,7 +447,7 @@ def test_a_thread_does_not_wait_for_itself(path: Path) -> None:
         return 1
 
     Ledger.open(path).close()
-    own = Ledger(SqliteStore(path), clock=clock)
+    own = Ledger(DiskStore(path, best_hasher()), clock=clock)
     assert own.append("outer").index == 1
     assert outcomes == ["refused"] * 3
     assert own.append("after").index == 2

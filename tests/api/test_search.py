@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairn import Ledger
-from cairn.store.sqlite import SqliteStore
+from cairn.hashing import best_hasher
+from cairn.store.disk import DiskStore
 from tests.api.answers import problem
 from tests.api.conftest import Serve
 from tests.api.test_pages import pages
@@ -110,7 +111,7 @@ def filed(serve_all: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     path = tmp_path_factory.mktemp("search") / "ledger"
     Ledger.create(path).close()
     times = iter(range(YEAR_2100, YEAR_2100 * 2, 1_000_000))
-    store = SqliteStore(path)
+    store = DiskStore(path, best_hasher())
     with Ledger(store, clock=lambda: next(times), entropy=lambda n: SALT * (n // 16)) as ledger:
         for value in VALUES:
             ledger.append(value)

@@ -384,7 +384,7 @@ SCENARIOS: Final[Scenarios] = {
     "backup into an empty directory": (opened_and_target_empty, backup),
     "import": (nothing, import_),
     "import into an empty directory": (target_empty, import_),
-    "seal": (tail_full, append_twice),
+    "seal": (tail_full, append_keyed),
 }
 """Each call of these may fail."""
 SOAKED: Final[Scenarios] = {

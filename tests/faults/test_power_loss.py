@@ -87,12 +87,12 @@ def power_loss(shim_library: Path, memory_path: Path) -> PowerLoss:
     return PowerLoss(shim_library, memory_path)
 
 
-@pytest.mark.parametrize("story", ["live", "live and seal"])
+@pytest.mark.parametrize(("story", "chances"), [("live", 0.3), ("live and seal", 0.1)])
 def test_a_life_of_writing_survives_a_power_loss_at_any_moment(
-    story: str, power_loss: PowerLoss
+    story: str, chances: float, power_loss: PowerLoss
 ) -> None:
     (trace,) = power_loss.run(story, "none")
-    problems = power_loss.judge_trace(trace, chances=0.3)
+    problems = power_loss.judge_trace(trace, chances=chances)
     assert not problems, "\n".join(problems)
 
 

@@ -17,9 +17,8 @@ def best_hasher() -> Hasher:
     return LanesHasher() if _lanes_work() else HashlibHasher()
 
 
-@cache
 def hasher(name: str) -> Hasher:
-    """Return the hasher of that name, one of `names()`; the same one each time.
+    """Return the hasher of that name, one of `names()`.
 
     Raises:
         UsageError: there is none of that name, or this machine cannot run it.
@@ -27,9 +26,7 @@ def hasher(name: str) -> Hasher:
     if name == "hashlib":
         return HashlibHasher()
     if name == "cuda":
-        from cairn.hashing.cuda import CudaHasher
-
-        return CudaHasher(cpu=best_hasher())
+        return _cuda()
     kind, _, isa = name.partition("-")
     if kind != "lanes" or name == "lanes-":
         raise UsageError(f"no hasher is called {name!r}; here are {', '.join(names())}")
@@ -49,6 +46,14 @@ def names() -> tuple[str, ...]:
         open_device()
         found.append("cuda")
     return tuple(found)
+
+
+@cache
+def _cuda() -> Hasher:
+    """Return the one that all use: it holds memory of the device."""
+    from cairn.hashing.cuda import CudaHasher
+
+    return CudaHasher(cpu=best_hasher())
 
 
 @cache
