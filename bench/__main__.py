@@ -152,7 +152,8 @@ def validated(folder: Path, count: int) -> tuple[str, str]:
         f"validate {count:,} blocks, {size / 1e9:.1f} GB",
         (
             f"{seconds:.2f} s, {count / seconds / 1e6:.1f} million blocks/s; RssAnon "
-            f"{before:.0f} MiB before, {anonymous:.0f} MiB at most (goal under 300); mapped {mapped:.0f} MiB at most"
+            f"{before:.0f} MiB before, {anonymous:.0f} MiB at most (goal under 300); mapped "
+            f"{mapped:.0f} MiB at most"
         ),
     )
 
