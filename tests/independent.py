@@ -20,8 +20,8 @@ LIMITS = {  # default, lowest, highest
     "size": (16_777_216, 17, 2**32 - 1),
     "depth": (128, 1, 256),
 }
-PART_BLOCKS = 32_768
-PART_BYTES = 2**24
+PART_BLOCKS = 131_072
+PART_BYTES = 2**25
 DEFAULTS = {name: default for name, (default, _, _) in LIMITS.items()}
 ESCAPES = {chr(code): f"\\u{code:04x}" for code in range(32)}
 ESCAPES |= {"\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}

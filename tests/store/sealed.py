@@ -30,7 +30,7 @@ def build(directory: Path, blocks: Sequence[Block], *sizes: int) -> None:
                 store.append(segment, {})
 
 
-def cut_into_parts(patch: pytest.MonkeyPatch, blocks: int, size: int = 2**24) -> None:
+def cut_into_parts(patch: pytest.MonkeyPatch, blocks: int, size: int = 2**25) -> None:
     """Let files be read in parts of so many blocks or bytes, here and by the second opinion."""
     for module in (flat, independent):
         patch.setattr(module, "PART_BLOCKS", blocks)

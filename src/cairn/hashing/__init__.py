@@ -26,7 +26,9 @@ def hasher(name: str) -> Hasher:
     if name == "hashlib":
         return HashlibHasher()
     if name == "cuda":
-        return _cuda()
+        from cairn.hashing.cuda import CudaHasher
+
+        return CudaHasher(cpu=best_hasher())
     kind, _, isa = name.partition("-")
     if kind != "lanes" or name == "lanes-":
         raise UsageError(f"no hasher is called {name!r}; here are {', '.join(names())}")
@@ -46,14 +48,6 @@ def names() -> tuple[str, ...]:
         open_device()
         found.append("cuda")
     return tuple(found)
-
-
-@cache
-def _cuda() -> Hasher:
-    """Return the one that all use: it holds memory of the device."""
-    from cairn.hashing.cuda import CudaHasher
-
-    return CudaHasher(cpu=best_hasher())
 
 
 @cache

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from threading import Condition, get_ident
+from threading import Condition, Lock, get_ident
 from typing import Any, Final, NamedTuple, Self
 
 from cairn.core.block import Block
@@ -39,6 +40,8 @@ GROUP_ITEMS: Final = 128
 """Items that `extend` encodes at once, at most: makes the cost of a call small."""
 GROUP_BYTES: Final = 2**20
 """Bytes of JSON that `extend` encodes at once, about, going by the items before."""
+TURN_SECONDS: Final = 0.0005
+"""How long a thread keeps the interpreter that another waits for, while `extend` does both."""
 BACKGROUND_FROM: Final = 8192
 """Entries from which on a batch is committed while `extend` encodes the next one."""
 COLUMNS_FROM: Final = 64
@@ -108,7 +111,9 @@ class _Commits:
             self._commit(batch)
             self.durable += len(batch)
             return
-        self._thread = self._thread or ThreadPoolExecutor(1, "cairn-extend")
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "cairn-extend")
+            _QuickTurns.begin()
         self._waiting = len(batch), self._thread.submit(self._commit, batch)
 
     def _settle(self) -> None:
@@ -124,7 +129,35 @@ class _Commits:
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
             self._thread.shutdown()
+            _QuickTurns.end()
         self._settle()
+
+
+class _QuickTurns:
+    """Lets Python's threads take turns quickly while some `extend` commits in the background.
+
+    Committing is a hundred short steps that each leave the interpreter to the thread that encodes,
+    and at Python's usual interval of 5 ms it would get it back so late that nothing overlapped.
+    """
+
+    _lock = Lock()
+    _holders = 0  # owned by _lock, with the next
+    _usual = 0.0
+
+    @classmethod
+    def begin(cls) -> None:
+        with cls._lock:
+            if cls._holders == 0:
+                cls._usual = sys.getswitchinterval()
+                sys.setswitchinterval(min(cls._usual, TURN_SECONDS))
+            cls._holders += 1
+
+    @classmethod
+    def end(cls) -> None:
+        with cls._lock:
+            cls._holders -= 1
+            if cls._holders == 0:
+                sys.setswitchinterval(cls._usual)
 
 
 class _Tip(NamedTuple):

@@ -53,9 +53,9 @@ PLACE_BITS: Final = 24
 """Of an index word: the block's place in its file; the others are the first bits of its hash."""
 MOST_BLOCKS: Final = 2**PLACE_BITS
 """Blocks in a file, at most."""
-PART_BLOCKS: Final = 32_768
+PART_BLOCKS: Final = 131_072
 """Blocks in a part, at most: enough to make the cost of a part small. Of the format."""
-PART_BYTES: Final = 16 * 2**20
+PART_BYTES: Final = 32 * 2**20
 """Bytes of a file in a part, about: bounds what is mapped at once. Of the format."""
 PAGE: Final = 4096
 """Bytes of the index that are hashed together."""
