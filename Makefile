@@ -8,15 +8,15 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python3.13 python3.12,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN := .venv/bin
 READY := .venv/ready
-KERNEL := setup.py $(wildcard src/cairn/hashing/kernel/*)
+C_PARTS := setup.py src/cairn/_plain.c $(wildcard src/cairn/hashing/kernel/*)
 
 .PHONY: help serve test check lint soak sanitize bench lock clean
 
 help:            ## list the targets
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
-# This package, editable, with its C kernel; without a C compiler it goes without.
-$(READY): .venv/locked pyproject.toml $(KERNEL)
+# This package, editable, with its C parts; without a C compiler it goes without.
+$(READY): .venv/locked pyproject.toml $(C_PARTS)
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
 	@touch $@
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from cairn.core.canonical import canonical, parse
 from cairn.core.errors import EntryError
 from cairn.core.genesis import Limits
-from cairn.encoding import Encoder
+from cairn.encoding import Encoder, _are_plain, are_plain
 from tests.core import reference, strategies
 
 ENCODER = Encoder(Limits())
@@ -388,7 +388,7 @@ def one_by_one(encode: Callable[[Any], bytes], items: Sequence[Any]) -> tuple[li
 
 
 def assert_many_agree(encoder: Encoder, values: Sequence[Any], texts: Sequence[bytes]) -> None:
-    many = encoder.values(values)
+    many = encoder.values(list(values))
     assert (many.texts, str(many.error or "")) == one_by_one(encoder.value, values)
     many = encoder.texts(texts)
     assert (many.texts, str(many.error or "")) == one_by_one(encoder.text, texts)
@@ -561,3 +561,36 @@ def test_a_million_random_doubles_agree() -> None:
         found = ENCODER.value(value)
         assert found == canonical(value)
         assert found.decode() == reference.write_double(value)
+
+
+# The twin in C
+
+
+class Words(str):
+    """A string that may not take the fast way, as all that is of another class."""
+
+    __slots__ = ()
+
+
+STRANGE = st.sampled_from(
+    [(), (1,), Words("a"), {1}, b"", UUID(int=0), 1e15, 0.5, -1e-4, 1e-5, 2.0]
+)
+MIXED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | STRANGE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=12,
+)
+
+
+@pytest.mark.skipif(are_plain is _are_plain, reason="there was no compiler when it was installed")
+@given(st.lists(MIXED, max_size=4), st.integers(0, 4))
+@settings(max_examples=1000)
+def test_the_c_twin_says_the_same(values: list[object], depth: int) -> None:
+    assert are_plain(values, depth) is _are_plain(values, depth)
+
+
+@pytest.mark.skipif(are_plain is _are_plain, reason="there was no compiler when it was installed")
+@pytest.mark.parametrize("arguments", [(), ([],), ((), 1), ({}, 1), ([], "1"), ([], 1, 2)])
+def test_the_c_twin_refuses_other_arguments(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError):
+        are_plain(*arguments)

@@ -79,7 +79,7 @@ class Encoder:
             fast = canonical(parse(text), depth=self._depth)
         return fast if len(fast) <= self._longest else self._refuse(fast)
 
-    def values(self, values: Sequence[object]) -> Encoded:
+    def values(self, values: list[object]) -> Encoded:
         """Return the canonical JSON of each value, as `value` does, but of many at once."""
         fast = self._fast_all(values)
         return _each(self.value, values) if fast is None else Encoded(fast)
@@ -117,9 +117,9 @@ class Encoder:
             return None
         if not text.isascii() and _ABOVE_BMP.search(text):
             return None
-        return text if _agrees((value,), self._depth) else None
+        return text if are_plain([value], self._depth) else None
 
-    def _fast_all(self, values: Sequence[object]) -> list[bytes] | None:
+    def _fast_all(self, values: list[object]) -> list[bytes] | None:
         """Return the canonical form of each of `values`, or None where `_fast` would of any."""
         try:
             texts = list(map(orjson.dumps, values, repeat(None), repeat(orjson.OPT_SORT_KEYS)))
@@ -129,7 +129,7 @@ class Encoder:
         if not whole.isascii() and _ABOVE_BMP.search(whole):
             return None
         short = max(map(len, texts), default=0) <= self._longest
-        return texts if short and _agrees(values, self._depth) else None
+        return texts if short and are_plain(values, self._depth) else None
 
     def _refuse(self, text: bytes) -> Never:
         raise EntryError(
@@ -148,13 +148,17 @@ def _each(encode: Callable[[Any], bytes], items: Sequence[Any]) -> Encoded:
     return Encoded(texts)
 
 
-def _agrees(level: Collection[Any], depth: int) -> bool:
-    """Whether all values are of the types and numbers that both write alike, level by level."""
+def _are_plain(values: Sequence[Any], depth: int) -> bool:
+    """Whether all of `values` is of the types and numbers that both write alike, level by level.
+
+    No more than `depth` levels down, and maybe not for a number on the last of these.
+    """
+    level: Collection[Any] = values
     while others := set(map(type, level)) - _SCALARS:
         if depth == 0 or not others <= _NESTED:
             return False
         depth -= 1
-        if float in others and not all(_agrees_on(i) for i in level if type(i) is float):
+        if float in others and not all(_is_plain(i) for i in level if type(i) is float):
             return False
         dicts = [item for item in level if type(item) is dict]
         lists = [item for item in level if type(item) is list]
@@ -162,5 +166,12 @@ def _agrees(level: Collection[Any], depth: int) -> bool:
     return True
 
 
-def _agrees_on(value: float) -> bool:
+def _is_plain(value: float) -> bool:
     return 1e-4 <= abs(value) < 1e15 and not value.is_integer()
+
+
+are_plain: Callable[[list[Any], int], bool]
+try:
+    from cairn._plain import are_plain  # the same in C
+except ImportError:  # installed without a compiler
+    are_plain = _are_plain

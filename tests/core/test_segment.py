@@ -136,7 +136,8 @@ def test_joining_one_segment_copies_nothing() -> None:
 def sealed(entries: list[bytes], *, start: int, previous_hash: bytes, timestamp: int) -> Segment:
     """Seal `entries`, salts included."""
     return Segment.seal(
-        [entry[16:] for entry in entries],
+        [len(entry) - 16 for entry in entries],
+        bytearray().join(bytes(16) + entry[16:] for entry in entries),
         b"".join(entry[:16] for entry in entries),
         start=start,
         previous_hash=previous_hash,

@@ -114,7 +114,8 @@ def test_published_values_are_sealed_to_the_published_columns(vectors: dict[str,
     blocks = parsed(vectors)
     for i in (1, 2, 3, 6):
         segment = Segment.seal(
-            [entry.canonical for entry in blocks[i].entries],
+            [len(entry.canonical) for entry in blocks[i].entries],
+            bytearray().join(bytes(16) + entry.canonical for entry in blocks[i].entries),
             b"".join(entry.salt for entry in blocks[i].entries),
             start=i,
             previous_hash=blocks[i - 1].stored_hash,

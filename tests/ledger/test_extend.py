@@ -253,10 +253,10 @@ def test_threads_that_extend_at_once_keep_their_order(ledger: Ledger) -> None:
 def slow_commits(seconds: float, began: threading.Event) -> Iterator[None]:
     commit = Writer._commit_batch
 
-    def slow(self: Writer, texts: list[bytes]) -> None:
+    def slow(self: Writer, batch: Any) -> None:
         began.set()
         time.sleep(seconds)
-        commit(self, texts)
+        commit(self, batch)
 
     with patch.object(Writer, "_commit_batch", slow):
         yield

@@ -201,13 +201,13 @@ def test_columns_that_are_no_segment_end_validation_as_a_failure(
 def test_opening_does_not_read_history(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     with Ledger.open(path) as ledger:
-        ledger.extend("x" * 1000 for _ in range(20_000))
+        ledger.extend("x" * 1000 for _ in range(10_000))
     # Damage in the middle of the file does not show when opening, nor when reading the ends.
     with (path / FILE_NAME).open("r+b") as file:
-        file.seek(8_000_000)
+        file.seek(4_000_000)
         file.write(b"\xff" * 100_000)
     with Ledger.open(path) as ledger:
-        assert len(ledger) == 20_001
+        assert len(ledger) == 10_001
         assert ledger.head.data == "x" * 1000
         ledger.append("goes on")
         assert not ledger.validate().valid

@@ -104,7 +104,8 @@ class Segment:
     @classmethod
     def seal(
         cls,
-        texts: Sequence[bytes],
+        lengths: Sequence[int],
+        texts: bytearray,
         salts: bytes,
         *,
         start: int,
@@ -112,18 +113,18 @@ class Segment:
         timestamp: int,
         hasher: Hasher,
     ) -> Segment:
-        """Make one value block of each of `texts` (canonical JSON; at least one).
+        """Make one value block of each text of canonical JSON, of these lengths (at least one).
 
-        `salts` are as many times 16 bytes, one for each, end to end.
+        `texts` are end to end, with room for 16 bytes before each, which are filled with `salts`.
 
         The first is at position `start` and links to `previous_hash`; `timestamp` is in µs and the
         same for all: they are sealed at once.
         """
-        n = len(texts)
+        n = len(lengths)
         offsets = np.zeros(n + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, texts), np.int64, n) + SALT_BYTES, out=offsets[1:])
+        np.cumsum(np.fromiter(lengths, np.int64, n) + SALT_BYTES, out=offsets[1:])
         starts, stops = offsets[:-1], offsets[1:]
-        data = np.frombuffer(bytearray(SALT_BYTES).join([b"", *texts]), np.uint8)
+        data = np.frombuffer(texts, np.uint8)
         salted = np.ndarray((len(data) - SALT_BYTES + 1,), f"V{SALT_BYTES}", data, strides=(1,))
         salted[starts] = np.frombuffer(salts, salted.dtype)
         template = Header(

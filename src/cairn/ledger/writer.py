@@ -50,6 +50,9 @@ MAX_KEY: Final = 255
 """Characters of an idempotency key, as HTTP services commonly bound it."""
 
 
+_ROOM: Final = bytes(SALT_BYTES)
+
+
 class _RefusedError(Exception):
     """An item was refused, by the encoder and not by the iterable itself."""
 
@@ -90,6 +93,27 @@ class Append:
         return self.last
 
 
+class _Batch:
+    """Texts of canonical JSON to be sealed, laid out group by group while they are in the cache."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        """Bytes of each text."""
+        self.groups: list[bytes] = []
+        """Texts end to end, with room for a salt before each."""
+        self.size = 0
+        """Bytes of all groups."""
+
+    def add(self, texts: list[bytes]) -> None:
+        """Take some more texts."""
+        self.lengths += map(len, texts)
+        self.groups.append(_ROOM.join([b"", *texts]))
+        self.size += len(self.groups[-1])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
 class _Commits:
     """Batches on their way to the disk: a large one in a thread, while the next is encoded.
 
@@ -97,14 +121,14 @@ class _Commits:
     being durable.
     """
 
-    def __init__(self, commit: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, commit: Callable[[_Batch], None]) -> None:
         self._commit = commit
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: tuple[int, Future[None]] | None = None
         self.durable = 0
         """Entries."""
 
-    def add(self, batch: list[bytes]) -> None:
+    def add(self, batch: _Batch) -> None:
         """Commit a batch, after those before it."""
         self._settle()
         if len(batch) < BACKGROUND_FROM:
@@ -217,7 +241,7 @@ class Writer:
             if mine:
                 self._end_turn()
 
-    def extend(self, items: Iterable[Any], encode: Callable[[Sequence[Any]], Encoded]) -> int:
+    def extend(self, items: Iterable[Any], encode: Callable[[list[Any]], Encoded]) -> int:
         """Record what `encode` makes of the items, as `Ledger.extend` says; return how many.
 
         Raises:
@@ -242,11 +266,11 @@ class Writer:
             raise
         return commits.durable
 
-    def _commit_batch(self, texts: list[bytes]) -> None:
+    def _commit_batch(self, batch: _Batch) -> None:
         """Make a block of each text, all durable."""
-        salts = self._entropy(SALT_BYTES * len(texts))
+        salts = self._entropy(SALT_BYTES * len(batch))
         with self.own_turn():
-            self._store_segment(self._seal(texts, salts, self._read_tip()), {})
+            self._store_segment(self._seal(batch, salts, self._read_tip()), {})
 
     @contextmanager
     def own_turn(self) -> Iterator[None]:
@@ -335,7 +359,9 @@ class Writer:
 
     def _as_columns(self, texts: list[bytes], tip: _Tip) -> tuple[Segment, Callable[[int], Block]]:
         """Do the same as columns."""
-        segment = self._seal(texts, self._entropy(SALT_BYTES * len(texts)), tip)
+        batch = _Batch()
+        batch.add(texts)
+        segment = self._seal(batch, self._entropy(SALT_BYTES * len(texts)), tip)
         return segment, segment.block
 
     def _recall(self, append: Append, fresh: list[Append]) -> bool:
@@ -364,9 +390,10 @@ class Writer:
             raise DamagedError(f"key {key!r} names blocks {places}, which are not all there")
         return [block.data_json() for block in blocks], blocks[-1]
 
-    def _seal(self, texts: list[bytes], salts: bytes, tip: _Tip) -> Segment:
+    def _seal(self, batch: _Batch, salts: bytes, tip: _Tip) -> Segment:
         return Segment.seal(
-            texts,
+            batch.lengths,
+            bytearray().join(batch.groups),
             salts,
             start=tip.length,
             previous_hash=tip.hash,
@@ -391,35 +418,33 @@ class Writer:
         return self._tip
 
 
-def _batches(
-    items: Iterable[Any], encode: Callable[[Sequence[Any]], Encoded]
-) -> Iterator[list[bytes]]:
+def _batches(items: Iterable[Any], encode: Callable[[list[Any]], Encoded]) -> Iterator[_Batch]:
     """Yield the items as canonical JSON, in batches; before an error of theirs, what there is."""
-    batch: list[bytes] = []
+    batch = _Batch()
     group: list[Any] = []
 
-    def encode_group() -> int:
+    def encode_group() -> None:
         texts, error = encode(group)
         group.clear()
-        batch.extend(texts)
+        if texts:
+            batch.add(texts)
         if error is not None:
             raise _RefusedError(error) from error
-        return sum(map(len, texts))
 
-    most, size, due = 1, 0, time.monotonic() + BATCH_SECONDS
+    most, due = 1, time.monotonic() + BATCH_SECONDS
     try:
         try:
             for item in items:
                 group.append(item)
                 if len(group) < most and time.monotonic() < due:
                     continue
-                count, added = len(group), encode_group()
-                size += added
-                if len(batch) >= BATCH_ENTRIES or size >= BATCH_BYTES or time.monotonic() >= due:
+                encode_group()
+                each = batch.size // len(batch)
+                most = min(GROUP_ITEMS, BATCH_ENTRIES - len(batch), GROUP_BYTES // each) or 1
+                late = time.monotonic() >= due
+                if len(batch) >= BATCH_ENTRIES or batch.size >= BATCH_BYTES or late:
                     yield batch
-                    batch, size, due = [], 0, time.monotonic() + BATCH_SECONDS
-                left = BATCH_ENTRIES - len(batch)
-                most = max(1, min(GROUP_ITEMS, left, GROUP_BYTES * count // added))
+                    batch, due = _Batch(), time.monotonic() + BATCH_SECONDS
         except (GeneratorExit, _RefusedError):
             raise
         except BaseException:

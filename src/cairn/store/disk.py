@@ -42,7 +42,7 @@ HIDDEN_NAME: Final = ".new"
 """A file that is being written."""
 SEAL_BLOCKS: Final = 32_768
 """Blocks that a tail holds, at most: an append that would make them more seals them all."""
-SEAL_BYTES: Final = 64 * 2**20
+SEAL_BYTES: Final = 16 * 2**20
 """Bytes of entries that a tail holds, likewise."""
 OVERGROWN: Final = 2
 """A tail that holds so many times more, since it could not be sealed, is sealed in pieces."""

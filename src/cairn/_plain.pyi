@@ -1,0 +1,3 @@
+"""The twin of `cairn.encoding.are_plain`, in C."""
+
+def are_plain(values: list[object], depth: int, /) -> bool: ...
