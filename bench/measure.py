@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from cairn import Ledger
+from cairn.bench.measure import timed as timed
 
 MILLION = 1_000_000
 
@@ -36,13 +35,6 @@ def small_events(count: int) -> list[dict[str, Any]]:
         | {"note": "x" * 10}
         for i in range(count)
     ]
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def spread(values: list[float], scale: float, unit: str) -> str:

@@ -388,8 +388,6 @@ def one_by_one(encode: Callable[[Any], bytes], items: Sequence[Any]) -> tuple[li
 
 
 def assert_many_agree(encoder: Encoder, values: Sequence[Any], texts: Sequence[bytes]) -> None:
-    many = encoder.values(list(values))
-    assert (many.texts, str(many.error or "")) == one_by_one(encoder.value, values)
     many = encoder.texts(texts)
     assert (many.texts, str(many.error or "")) == one_by_one(encoder.text, texts)
 

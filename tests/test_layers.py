@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "core": {"core"},
     "hashing": {"hashing", "core"},
     "store": {"store", "core", "hashing"},
-    "encoding": {"core"},
+    "_plain": set(),
+    "encoding": {"core", "_plain"},
     "report": {"core"},
     "ledger": {"ledger", "core", "encoding", "report", "hashing", "store"},
     "bench": {"bench", "core", "encoding", "hashing", "store", "ledger"},
@@ -86,7 +87,7 @@ def target_layer(name: str, source: Path) -> str | None:
     first, *rest = name.split(".")
     if first != PACKAGE:
         return None
-    if rest and ((source / rest[0]).is_dir() or (source / f"{rest[0]}.py").exists()):
+    if rest and ((source / rest[0]).is_dir() or any(source.glob(f"{rest[0]}.py*"))):
         return rest[0]
     return "__init__"
 

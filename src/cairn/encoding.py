@@ -79,11 +79,6 @@ class Encoder:
             fast = canonical(parse(text), depth=self._depth)
         return fast if len(fast) <= self._longest else self._refuse(fast)
 
-    def values(self, values: list[object]) -> Encoded:
-        """Return the canonical JSON of each value, as `value` does, but of many at once."""
-        fast = self._fast_all(values)
-        return _each(self.value, values) if fast is None else Encoded(fast)
-
     def texts(self, texts: Sequence[bytes]) -> Encoded:
         """Return the canonical form of each JSON text, as `text` does, but of many at once."""
         made: list[bytes] = []
@@ -101,13 +96,17 @@ class Encoder:
         if len(whole) > GROUP_BYTES or b"\\u003" in whole:
             return _each(self.text, texts)
         try:
-            fast = self._fast_all(list(map(orjson.loads, texts)))
-        except orjson.JSONDecodeError:
-            fast = None
-        # No text has fewer colons than its canonical form, so what holds of all holds of each.
-        if fast is None or b"".join(fast).count(b":") != whole.count(b":"):
+            values = list(map(orjson.loads, texts))
+            fast = list(map(orjson.dumps, values, repeat(None), repeat(orjson.OPT_SORT_KEYS)))
+        except (orjson.JSONDecodeError, TypeError):
             return _each(self.text, texts)
-        return Encoded(fast)
+        made = b"".join(fast)
+        # No text has fewer colons than its canonical form, so what holds of all holds of each.
+        alike = made.isascii() or not _ABOVE_BMP.search(made)
+        alike = alike and made.count(b":") == whole.count(b":") and are_plain(values, self._depth)
+        if alike and max(map(len, fast)) <= self._longest:
+            return Encoded(fast)
+        return _each(self.text, texts)
 
     def _fast(self, value: object) -> bytes | None:
         """Return the canonical form of `value`, or None where orjson might write another."""
@@ -118,18 +117,6 @@ class Encoder:
         if not text.isascii() and _ABOVE_BMP.search(text):
             return None
         return text if are_plain([value], self._depth) else None
-
-    def _fast_all(self, values: list[object]) -> list[bytes] | None:
-        """Return the canonical form of each of `values`, or None where `_fast` would of any."""
-        try:
-            texts = list(map(orjson.dumps, values, repeat(None), repeat(orjson.OPT_SORT_KEYS)))
-        except TypeError:
-            return None
-        whole = b"".join(texts)
-        if not whole.isascii() and _ABOVE_BMP.search(whole):
-            return None
-        short = max(map(len, texts), default=0) <= self._longest
-        return texts if short and are_plain(values, self._depth) else None
 
     def _refuse(self, text: bytes) -> Never:
         raise EntryError(

@@ -34,7 +34,7 @@ def batches_of(entries: int, *, background: int = 1, group: int = 128) -> Iterat
     with (
         patch.object(writer, "BATCH_ENTRIES", entries),
         patch.object(writer, "BACKGROUND_FROM", background),
-        patch.object(writer, "GROUP_ITEMS", group),
+        patch.object(writer, "GROUP_TEXTS", group),
     ):
         yield
 
@@ -94,6 +94,25 @@ def test_many_at_once_are_recorded_as_one_by_one(
         assert (durable, why) == (len(expected), refused)
         assert [block.data_json() for block in ledger][1:] == expected
         assert ledger.validate().valid
+
+
+def test_an_item_may_be_the_same_object_each_time(ledger: Ledger) -> None:
+    def items() -> Iterator[dict[str, Any]]:
+        item: dict[str, Any] = {"in": [0]}
+        for i in range(300):
+            item["i"], item["in"][0] = i, -i
+            yield item
+
+    ledger.extend(items())
+    assert data(ledger) == [{"i": i, "in": [-i]} for i in range(300)]
+
+
+def test_after_a_refusal_the_iterator_stands_behind_the_item(ledger: Ledger) -> None:
+    items = iter([*range(200), math.nan, *range(200, 400)])
+    with pytest.raises(ExtendError):
+        ledger.extend(items)
+    ledger.extend(items)
+    assert data(ledger) == list(range(400))
 
 
 @pytest.mark.parametrize("size", [1, 5, 128, 300])

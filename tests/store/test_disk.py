@@ -189,15 +189,16 @@ def test_an_append_goes_to_the_tail_where_it_cannot_be_sealed(
                 ledger.append(3)
             ledger.append(4)  # no warning: the next try comes when the tail has grown as much again
             ledger.append(5)
+            ledger.append(6)
             with pytest.warns(RuntimeWarning):
-                ledger.append(6)
+                ledger.append(7)
         assert files_of(tmp_path / "ledger") == []
         assert names_in(tmp_path / "ledger") == []
         assert ledger.validate().valid
-        for number in (7, 8, 9):
+        for number in (8, 9, 10, 11):
             ledger.append(number)
         assert names_in(tmp_path / "ledger") == ["000000000000000.segment"]
-        assert [block.data for block in ledger][1:] == [*range(1, 10)]
+        assert [block.data for block in ledger][1:] == [*range(1, 12)]
         assert ledger.validate().valid
 
 
@@ -220,12 +221,12 @@ def test_a_file_whose_name_may_not_be_durable_is_written_again(tmp_path: Path) -
         (path,) = files_of(tmp_path / "ledger")
         before = path.stat().st_ino, path.stat().st_size
         assert ledger.validate().valid  # nothing reads it
-        for number in range(4, 7):
+        for number in range(4, 8):
             ledger.append(number)
         assert files_of(tmp_path / "ledger") == [path]
         assert (path.stat().st_ino, path.stat().st_size) != before
         assert ledger.validate().valid
-        assert len(ledger) == 7
+        assert len(ledger) == 8
 
 
 @pytest.mark.usefixtures("small_tails")
@@ -466,3 +467,43 @@ def test_files_are_cut_in_the_same_places_wherever_reading_begins(
             assert [part.stop for part in parts] == [
                 stop for stop in (3, 7, 11, 15, 16) if stop > start
             ]
+
+
+def test_no_file_is_replaced_while_the_log_may_still_record_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that failed may lie in the log, until something is written over it."""
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 2)
+    DiskStore.create(tmp_path)
+    store = DiskStore(tmp_path, best_hasher())
+    blocks = chain(*range(9))
+    store.append(Segment.from_blocks(0, blocks[:2]), {})
+    folder = tmp_path / "segments"
+    folder.mkdir()
+    (folder / "000000000000000.segment").write_bytes(b"of a commit that failed")
+    seen: list[bytes] = []
+    overwrite = sqlite.SqliteStore.overwrite_log
+
+    def look(self: sqlite.SqliteStore) -> None:
+        seen.append((folder / "000000000000000.segment").read_bytes())
+        overwrite(self)
+
+    monkeypatch.setattr(sqlite.SqliteStore, "overwrite_log", look)
+    store.append(Segment.from_blocks(2, blocks[2:4]), {})
+    assert seen == [b"of a commit that failed"]
+    assert [b for s in store.scan(0, 9) for b in s.blocks()] == blocks[:4]
+    store.close()
+
+
+def test_more_blocks_than_a_file_holds_stay_in_the_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 2)
+    monkeypatch.setattr(flat, "MOST_BLOCKS", 3)
+    DiskStore.create(tmp_path)
+    blocks = chain(*range(9))
+    with closing(DiskStore(tmp_path, best_hasher())) as store:
+        with pytest.warns(RuntimeWarning, match="4 blocks are more than a file holds, 3"):
+            store.append(Segment.from_blocks(0, blocks[:4]), {})
+        assert not (tmp_path / "segments" / "000000000000000.segment").exists()
+        assert [b for s in store.scan(0, 9) for b in s.blocks()] == blocks[:4]

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -163,7 +163,7 @@ def _dask_executor(address: str) -> Iterator[Executor]:
     with client, client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
         try:
             client.wait_for_workers(1, timeout=DASK_SECONDS)
-            client.run(version, "cairn-ledger")  # what is missing would end the worker
+            _require_own_version(client.run(version, "cairn-ledger"))
         except TimeoutError as error:
             raise Failed(f"the Dask scheduler at {address} has no workers") from error
         except PackageNotFoundError as error:
@@ -172,6 +172,14 @@ def _dask_executor(address: str) -> Iterator[Executor]:
             yield executor
         except KilledWorker as error:
             raise Failed(f"validation came to no verdict: {error}") from error
+
+
+def _require_own_version(found: Mapping[str, str]) -> None:
+    """Refuse workers that may have other rules; `found` maps their addresses to their versions."""
+    own = version("cairn-ledger")
+    for worker, other in found.items():
+        if other != own:
+            raise Failed(f"the Dask worker at {worker} has cairn-ledger {other}, and this is {own}")
 
 
 async def _reach(address: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from cairn.core.segment import Segment
 from cairn.core.validation import Summary
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher
+from cairn.hashing.search import cpus
 from cairn.ledger.validation import Task, require_sound_ends, validate_store
 from cairn.ledger.writer import Append, Writer
 from cairn.report import Report
@@ -190,7 +190,7 @@ class Ledger:
             OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
                 may be.
         """
-        return self._writer.extend(values, self.encoder.values)
+        return self._writer.extend(values, self.encoder.value)
 
     def extend_json(self, texts: Iterable[bytes | str]) -> int:
         """Record the values of many JSON texts, such as the lines of an NDJSON file, as `extend`.
@@ -199,7 +199,7 @@ class Ledger:
             ExtendError: also where a text is not acceptable JSON.
             OutcomeUnknownError: as for `extend`.
         """
-        return self._writer.extend(map(_utf8, texts), self.encoder.texts)
+        return self._writer.extend(map(_utf8, texts), self.encoder.text)
 
     @cached_property
     def genesis(self) -> Genesis:
@@ -328,7 +328,7 @@ class Ledger:
         mark = self._store.mark() if incremental else None
         with ExitStack() as stack:
             if executor is None:
-                executor = stack.enter_context(ThreadPoolExecutor(_cores(), "cairn-validate"))
+                executor = stack.enter_context(ThreadPoolExecutor(cpus(), "cairn-validate"))
             report, end = validate_store(
                 self._store,
                 Task(self._limits_or_default(), every=all, canonical=canonical, hasher=hasher),
@@ -385,11 +385,6 @@ class Ledger:
             return self.genesis.limits
         except (FormatError, DamagedError, NoSuchBlockError):
             return Limits()
-
-
-def _cores() -> int:
-    """Return how many of this machine's cores are for this process."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _utf8(text: bytes | str) -> bytes:

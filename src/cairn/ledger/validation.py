@@ -158,7 +158,7 @@ def _in_order(
         DamagedError: from there on, they cannot.
         StoreError: the workers are gone.
     """
-    waiting: deque[tuple[Segment | Part, Answer | Future[Answer]]] = deque()
+    waiting: deque[tuple[Part | None, Answer | Future[Answer]]] = deque()
     damage: DamagedError | None = None
     try:
         while True:
@@ -168,8 +168,10 @@ def _in_order(
                 part, damage = None, error
             if part is None:
                 break
-            far = isinstance(part, Part)
-            waiting.append((part, executor.submit(check, part, task) if far else check(part, task)))
+            if isinstance(part, Part):
+                waiting.append((part, executor.submit(check, part, task)))
+            else:  # and let go of it: it is not small
+                waiting.append((None, check(part, task)))
             if len(waiting) >= WAITING:
                 yield _result(*waiting.popleft(), task)
         while waiting:
@@ -185,11 +187,12 @@ def _in_order(
         raise damage
 
 
-def _result(part: Segment | Part, answer: Answer | Future[Answer], task: Task) -> Checked:
+def _result(part: Part | None, answer: Answer | Future[Answer], task: Task) -> Checked:
     """Return what was said of `part`; damage is believed only where it is found here, too."""
     said = answer.result() if isinstance(answer, Future) else answer
     if isinstance(said, Checked):
         return said
+    assert part is not None, "what is in memory can be read"
     if isinstance(again := check(part, task), str):
         raise DamagedError(again)
     raise StoreError(f"a worker could not read what can be read here: {said}")

@@ -27,7 +27,6 @@ from cairn.core.errors import (
 from cairn.core.hasher import Hasher
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
-from cairn.encoding import Encoded
 from cairn.store.interface import Store
 
 BATCH_ENTRIES: Final = 65_536
@@ -36,10 +35,8 @@ BATCH_BYTES: Final = 16 * 2**20
 """Bytes of entries that `extend` commits at once, about: bounds what it holds in memory."""
 BATCH_SECONDS: Final = 0.5
 """How long `extend` may hold an entry before it commits, when the next one comes."""
-GROUP_ITEMS: Final = 128
-"""Items that `extend` encodes at once, at most: makes the cost of a call small."""
-GROUP_BYTES: Final = 2**20
-"""Bytes of JSON that `extend` encodes at once, about, going by the items before."""
+GROUP_TEXTS: Final = 128
+"""Texts that are laid out at once: so few that they are still in the cache."""
 TURN_SECONDS: Final = 0.0005
 """How long a thread keeps the interpreter that another waits for, while `extend` does both."""
 BACKGROUND_FROM: Final = 8192
@@ -97,21 +94,20 @@ class _Batch:
     """Texts of canonical JSON to be sealed, laid out group by group while they are in the cache."""
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
-        """Bytes of each text."""
-        self.groups: list[bytes] = []
-        """Texts end to end, with room for a salt before each."""
-        self.size = 0
-        """Bytes of all groups."""
+        self._groups: list[tuple[list[int], bytes]] = []
 
     def add(self, texts: list[bytes]) -> None:
         """Take some more texts."""
-        self.lengths += map(len, texts)
-        self.groups.append(_ROOM.join([b"", *texts]))
-        self.size += len(self.groups[-1])
+        if texts:
+            self._groups.append((list(map(len, texts)), _ROOM.join([b"", *texts])))
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return sum(len(lengths) for lengths, _ in self._groups)
+
+    def columns(self) -> tuple[list[int], bytearray]:
+        """Return the bytes of each text; and the texts, with room for a salt before each."""
+        lengths = [length for group, _ in self._groups for length in group]
+        return lengths, bytearray().join(texts for _, texts in self._groups)
 
 
 class _Commits:
@@ -136,8 +132,8 @@ class _Commits:
             self.durable += len(batch)
             return
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "cairn-extend")
             _QuickTurns.begin()
+            self._thread = ThreadPoolExecutor(1, "cairn-extend")
         self._waiting = len(batch), self._thread.submit(self._commit, batch)
 
     def _settle(self) -> None:
@@ -152,8 +148,10 @@ class _Commits:
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
-            self._thread.shutdown()
-            _QuickTurns.end()
+            try:
+                self._thread.shutdown()
+            finally:
+                _QuickTurns.end()
         self._settle()
 
 
@@ -241,7 +239,7 @@ class Writer:
             if mine:
                 self._end_turn()
 
-    def extend(self, items: Iterable[Any], encode: Callable[[list[Any]], Encoded]) -> int:
+    def extend(self, items: Iterable[Any], encode: Callable[[Any], bytes]) -> int:
         """Record what `encode` makes of the items, as `Ledger.extend` says; return how many.
 
         Raises:
@@ -392,8 +390,7 @@ class Writer:
 
     def _seal(self, batch: _Batch, salts: bytes, tip: _Tip) -> Segment:
         return Segment.seal(
-            batch.lengths,
-            bytearray().join(batch.groups),
+            *batch.columns(),
             salts,
             start=tip.length,
             previous_hash=tip.hash,
@@ -418,47 +415,38 @@ class Writer:
         return self._tip
 
 
-def _batches(items: Iterable[Any], encode: Callable[[list[Any]], Encoded]) -> Iterator[_Batch]:
-    """Yield the items as canonical JSON, in batches; before an error of theirs, what there is."""
-    batch = _Batch()
-    group: list[Any] = []
+def _batches(items: Iterable[Any], encode: Callable[[Any], bytes]) -> Iterator[_Batch]:
+    """Yield the items as canonical JSON, in batches; before an error of theirs, what there is.
 
-    def encode_group() -> None:
-        texts, error = encode(group)
-        group.clear()
-        if texts:
-            batch.add(texts)
-        if error is not None:
-            raise _RefusedError(error) from error
-
-    most, due = 1, time.monotonic() + BATCH_SECONDS
+    Each is encoded before the next one is asked for: that may be the same object, changed.
+    """
+    batch, texts = _Batch(), list[bytes]()
+    most, count, size = min(GROUP_TEXTS, BATCH_ENTRIES), 0, 0
+    due = time.monotonic() + BATCH_SECONDS
     try:
-        try:
-            for item in items:
-                group.append(item)
-                if len(group) < most and time.monotonic() < due:
-                    continue
-                encode_group()
-                each = batch.size // len(batch)
-                most = min(GROUP_ITEMS, BATCH_ENTRIES - len(batch), GROUP_BYTES // each) or 1
-                late = time.monotonic() >= due
-                if len(batch) >= BATCH_ENTRIES or batch.size >= BATCH_BYTES or late:
-                    yield batch
-                    batch, due = _Batch(), time.monotonic() + BATCH_SECONDS
-        except (GeneratorExit, _RefusedError):
-            raise
-        except BaseException:
-            if group:
-                encode_group()
-            raise
-        if group:
-            encode_group()
+        for item in items:
+            try:
+                text = encode(item)
+            except EntryError as error:
+                raise _RefusedError(error) from error
+            texts.append(text)
+            size += len(text)
+            if len(texts) < most and size < BATCH_BYTES and time.monotonic() < due:
+                continue
+            batch.add(texts)
+            count, texts = count + len(texts), []
+            if count >= BATCH_ENTRIES or size >= BATCH_BYTES or time.monotonic() >= due:
+                yield batch
+                batch, count, size, due = _Batch(), 0, 0, time.monotonic() + BATCH_SECONDS
+            most = min(GROUP_TEXTS, BATCH_ENTRIES - count)
     except GeneratorExit:
         raise
     except BaseException:
+        batch.add(texts)
         if batch:
             yield batch
         raise
+    batch.add(texts)
     if batch:
         yield batch
 

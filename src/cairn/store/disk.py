@@ -16,11 +16,11 @@ finds its blocks in a new file.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock
 from typing import Final
 from warnings import warn
@@ -158,7 +158,7 @@ class DiskStore:
     def set_mark(self, head: Head) -> None:
         """See `Store.set_mark`. Whole or not at all, by a rename."""
         text = json.dumps({"length": head.length, "hash": head.hash.hex()})
-        temporary = self.directory / f".{MARK_NAME}.{os.getpid()}.new"
+        temporary = self.directory / f".{MARK_NAME}.{token_hex(8)}.new"
         try:
             temporary.write_text(text)
             keep_access(self.directory / FILE_NAME, temporary)
@@ -175,13 +175,15 @@ class DiskStore:
             return
         folder = target / SEGMENTS_NAME
         folder.mkdir()
-        keep_access(self._folder, folder)
+        if self._folder.is_dir():
+            keep_access(self._folder, folder)
         done = (target / FILE_NAME).stat().st_size
         total = done + sum(sealed.size for sealed in files)
         for sealed in files:
             try:
-                shutil.copy(self._folder / sealed.name, folder / sealed.name)
-            except FileNotFoundError:
+                shutil.copyfile(self._folder / sealed.name, folder / sealed.name)
+                keep_access(self._folder / sealed.name, folder / sealed.name)
+            except (FileNotFoundError, NotADirectoryError):
                 raise DamagedError(f"{self._folder / sealed.name} is missing") from None
             sync(folder / sealed.name)
             done += sealed.size
@@ -212,9 +214,9 @@ class DiskStore:
         try:
             return self._seal(segment)
         except (OSError, StoreError, MemoryError) as error:
+            self._room = SEAL_BLOCKS + len(segment), SEAL_BYTES + len(segment.data)
             message = f"the tail of {self.directory} was not sealed: {error}"
             warn(message, RuntimeWarning, stacklevel=2)
-            self._room = SEAL_BLOCKS, SEAL_BYTES
             return None
 
     def _seal(self, segment: Segment) -> Sealed:
@@ -260,10 +262,21 @@ class DiskStore:
         try:
             sealed = flat.write(temporary, segment, self._hasher)
             keep_access(self.directory / FILE_NAME, temporary)
-            temporary.rename(self._folder / sealed.name)  # a file of that name was never recorded
+            self._require_unrecorded(sealed)
+            temporary.rename(self._folder / sealed.name)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
         sync(self._folder)
         return sealed
+
+    def _require_unrecorded(self, sealed: Sealed) -> None:
+        """Make sure that no file of this name is, or can come to be, recorded.
+
+        If one is there, a commit that would record it may have failed, and yet lie in the log.
+        """
+        if (self._folder / sealed.name).exists():
+            self._tail.overwrite_log()
+            if any(file.stop > sealed.first for file in self._tail.sealed(sealed.first)):
+                raise StoreError(f"block {sealed.first} is sealed already")

@@ -116,8 +116,11 @@ class _Layout(NamedTuple):
 def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
     """Write `segment`, which `is_regular`, to the new file `path`, durable but for its name.
 
-    Requires at most `MOST_BLOCKS` blocks.
+    Raises:
+        StoreError: it has more than `MOST_BLOCKS` blocks.
     """
+    if len(segment) > MOST_BLOCKS:
+        raise StoreError(f"{len(segment)} blocks are more than a file holds, {MOST_BLOCKS}")
     blocks, entries, size = len(segment), len(segment.offsets) - 1, len(segment.data)
     layout = _Layout.of(blocks, entries, size)
     batches = int((segment.fields["count"] != 1).sum())
@@ -207,7 +210,7 @@ def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
     for word in words[np.searchsorted(words, np.uint64(wanted)) :].tolist():
         if word >> PLACE_BITS != wanted >> PLACE_BITS:
             break
-        yield sealed.first + (word & (2**PLACE_BITS - 1))
+        yield sealed.first + (word & (MOST_BLOCKS - 1))
 
 
 class _File:

@@ -300,6 +300,24 @@ class SqliteStore:
                     ) from error
                 raise
 
+    def overwrite_log(self) -> None:
+        """Commit nothing, durably: what an earlier commit left in the log, and failed, goes.
+
+        Raises:
+            OutcomeUnknownError: the disk failed again.
+        """
+        with self._write_lock:
+            connection = self._writer or self._connect_writer()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE head SET length = length")
+                connection.execute("COMMIT")
+            except BaseException as error:
+                self._drop_writer()
+                if isinstance(error, sqlite3.Error):
+                    raise OutcomeUnknownError(f"{self._path}: {error}") from error
+                raise
+
     def require_writable(self) -> None:
         """Refuse to write where it may not be done.
 

@@ -15,8 +15,16 @@ static const struct {
     .pad = {[BLOCK] = 0x80},
 };
 
+/* GCC has __builtin_shufflevector from 12 on: an older one builds no lanes, but all else. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define VECTORS 1
+#else
+#define VECTORS 0
+#endif
+
 #if defined(__x86_64__)
 
+#if VECTORS
 #define LANES 16
 #define FN(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,bmi2")))
@@ -41,6 +49,7 @@ static const struct {
         (__m256i)(x), \
         _mm256_broadcastsi128_si256(_mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203)))
 #include "lanes.h"
+#endif
 
 #include "sha.h"
 
@@ -51,6 +60,7 @@ static int has_sha(void)
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b >> 29 & 1);
 }
 
+#if VECTORS
 static int has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -62,8 +72,9 @@ static int has_avx2(void)
 {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
 }
+#endif
 
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && VECTORS
 
 #define LANES 4
 #define FN(name) name##_neon
@@ -111,11 +122,15 @@ static const struct {
     int (*supported)(void);
 } ISAS[] = {
 #if defined(__x86_64__)
+#if VECTORS
     {{"avx512", 16, 0, blocks_avx512, group_avx512, judge_avx512, times_avx512,
       search_avx512}, has_avx512},
+#endif
     {{"sha", 2, 0, blocks_sha_2, NULL, judge_plain, times_sha, NULL}, has_sha},
+#if VECTORS
     {{"avx2", 8, 0, blocks_avx2, group_avx2, judge_avx2, times_avx2, search_avx2}, has_avx2},
-#elif defined(__aarch64__)
+#endif
+#elif defined(__aarch64__) && VECTORS
     {{"neon", 4, 0, blocks_neon, group_neon, judge_neon, times_neon, search_neon}, always},
 #endif
     {{"scalar", 1, 2, blocks_scalar, NULL, judge_plain, times_scalar, search_one}, always},

@@ -76,11 +76,6 @@ struct isa {
         uint32_t most);
 };
 
-ALWAYS_INLINE uint16_t read_be16(const uint8_t *at)
-{
-    return (uint16_t)(at[0] << 8 | at[1]);
-}
-
 ALWAYS_INLINE uint32_t read_be32(const uint8_t *at)
 {
     uint32_t value;
