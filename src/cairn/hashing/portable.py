@@ -1,4 +1,4 @@
-"""The `hashlib` hasher: the definition of both primitives, and what works everywhere."""
+"""The `hashlib` hasher: the definition of what is hashed, and what works everywhere."""
 
 from __future__ import annotations
 
