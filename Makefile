@@ -44,6 +44,7 @@ soak: $(READY)   ## the long fault and fuzz runs
 	@$(BIN)/pytest -n 2 -m soak
 
 # A copy of the sources, since a kernel built so works only where the sanitizers were loaded first.
+# NVIDIA's compiler does not find its own parts there; it is not what is looked at.
 SANITIZED := build/sanitized
 
 sanitize: $(READY) ## the tests of hashing, on a C kernel that reports wrong memory and undefined acts
@@ -55,7 +56,7 @@ sanitize: $(READY) ## the tests of hashing, on a C kernel that reports wrong mem
 	    $(SANITIZED)/cairn/hashing/kernel/*.c -o $(SANITIZED)/cairn/hashing/_lanes.abi3.so
 	@LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(SANITIZED) \
-	    $(BIN)/pytest -q tests/hashing
+	    $(BIN)/pytest -q tests/hashing -k 'not valid_cuda'
 
 bench: $(READY)  ## measure, and print ratios
 	@$(BIN)/python -m bench
@@ -65,4 +66,4 @@ lock: $(READY)   ## renew requirements-dev.lock from pyproject.toml
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --upgrade --group dev pyproject.toml -o requirements-dev.lock
 
 clean:           ## remove what the targets made
-	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache cairn-data
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache cairn-data src/cairn/*.so src/cairn/hashing/*.so
