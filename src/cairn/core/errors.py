@@ -38,6 +38,10 @@ class FormatError(CairnError, ValueError):
     """Bytes or JSON that are not a block, header or genesis of format version 1."""
 
 
+class ProofError(CairnError, ValueError):
+    """A proof, signature, checkpoint or receipt that does not show what it claims."""
+
+
 class ExtendError(CairnError):
     """`extend` stopped at an item that cannot be recorded; `cause` is the item's error.
 

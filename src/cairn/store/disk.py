@@ -25,17 +25,23 @@ from threading import Lock
 from typing import Final
 from warnings import warn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cairn.core.block import Block
 from cairn.core.errors import DamagedError, StoreError
 from cairn.core.hasher import Hasher
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
+from cairn.core.tree import WIDTH, as_hashes, subtree_roots
 from cairn.store import flat
 from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
 from cairn.store.interface import Head
-from cairn.store.sqlite import SqliteStore
+from cairn.store.sqlite import Node, SqliteStore
 
+CHECKPOINT_NAME: Final = "checkpoint"
+"""The checkpoint that was published last, a signed note."""
 MARK_NAME: Final = "validated.json"
 """Up to where an incremental validation has come."""
 HIDDEN_NAME: Final = ".new"
@@ -95,6 +101,39 @@ class DiskStore:
                     return position
         return None
 
+    def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """See `Store.hashes`."""
+        found = bytearray()
+        at = start
+        for sealed in self._tail.sealed(start, stop) if start < stop else ():
+            if sealed.first > at:
+                break
+            upto = min(sealed.stop, stop)
+            found += flat.hashes(self._folder, sealed, at, upto)
+            at = upto
+        if at < stop:
+            for first, run in self._tail.hashes(at, stop):
+                if first > at:
+                    break
+                piece = run[(at - first) * HASH_BYTES : (stop - first) * HASH_BYTES]
+                found += piece
+                at += len(piece) // HASH_BYTES
+        if at < stop and any(self._sealed(at, at + 1)):  # it has just been sealed
+            rest = self.hashes(at, stop)
+            return np.concatenate([as_hashes(found), rest])
+        if at < stop or len(found) % HASH_BYTES:
+            raise DamagedError(f"{self.directory}: block {at} is missing")
+        return as_hashes(found)
+
+    def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """See `Store.nodes`."""
+        found = bytearray()
+        for expected, (number, node) in enumerate(self._tail.nodes(level, start, stop), start):
+            if number != expected or len(node) != HASH_BYTES:
+                break
+            found += node
+        return as_hashes(found)
+
     def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
         return self._tail.recall(key)
@@ -103,10 +142,10 @@ class DiskStore:
         """See `Store.append`."""
         self._tail.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
-            sealed = None if self._has_room(segment) else self._try_to_seal(segment)
+            file = None if self._has_room(segment) else self._try_to_seal(segment)
             room, self._room = self._room, None  # until the tail has it
-            self._tail.append(segment, keys, sealed)
-            if room is not None and sealed is None:
+            self._tail.append(segment, keys, *(file or ()))
+            if room is not None and file is None:
                 self._room = (room[0] - len(segment), room[1] - len(segment.data))
 
     def parts(self, start: int, stop: int) -> Iterator[Segment | Part]:
@@ -145,6 +184,19 @@ class DiskStore:
             if path.name not in known:
                 raise DamagedError(f"{path} is not recorded as a part of the ledger")
 
+    def checkpoint(self) -> bytes | None:
+        """See `Store.checkpoint`."""
+        try:
+            return (self.directory / CHECKPOINT_NAME).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"the checkpoint cannot be read: {error}") from error
+
+    def publish(self, checkpoint: bytes) -> None:
+        """See `Store.publish`."""
+        self._replace(CHECKPOINT_NAME, checkpoint)
+
     def mark(self) -> Head | None:
         """See `Store.mark`."""
         try:
@@ -156,16 +208,20 @@ class DiskStore:
         return head if usable else None
 
     def set_mark(self, head: Head) -> None:
-        """See `Store.set_mark`. Whole or not at all, by a rename."""
+        """See `Store.set_mark`."""
         text = json.dumps({"length": head.length, "hash": head.hash.hex()})
-        temporary = self.directory / f".{MARK_NAME}.{token_hex(8)}.new"
+        self._replace(MARK_NAME, text.encode())
+
+    def _replace(self, name: str, content: bytes) -> None:
+        """Let a file of the directory have this content: whole or not at all, by a rename."""
+        temporary = self.directory / f".{name}.{token_hex(8)}.new"
         try:
-            temporary.write_text(text)
+            temporary.write_bytes(content)
             keep_access(self.directory / FILE_NAME, temporary)
-            temporary.replace(self.directory / MARK_NAME)
+            temporary.replace(self.directory / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise StoreError(f"the mark cannot be written: {error}") from error
+            raise StoreError(f"{name} cannot be written: {error}") from error
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`. In bytes."""
@@ -206,7 +262,7 @@ class DiskStore:
             self._room = SEAL_BLOCKS - blocks, SEAL_BYTES - size
         return len(segment) <= self._room[0] and len(segment.data) <= self._room[1]
 
-    def _try_to_seal(self, segment: Segment) -> Sealed | None:
+    def _try_to_seal(self, segment: Segment) -> tuple[Sealed, list[Node]] | None:
         """Write the tail and `segment` to a file; return None where that does not work.
 
         Then the tail takes the segment, and as many more blocks until the next try.
@@ -219,8 +275,8 @@ class DiskStore:
             warn(message, RuntimeWarning, stacklevel=2)
             return None
 
-    def _seal(self, segment: Segment) -> Sealed:
-        """Write the tail and `segment` to a file, durable under its name.
+    def _seal(self, segment: Segment) -> tuple[Sealed, list[Node]]:
+        """Write the tail and `segment` to a file, durable under its name; return what to record.
 
         As much of the tail as would take too much memory goes to files of its own before.
         """
@@ -232,10 +288,28 @@ class DiskStore:
                 if piece.start != start or not piece.is_regular:
                     raise DamagedError(f"block {start} is missing or damaged")
                 start = piece.stop
-            sealed = self._write(Segment.join(pieces))
+            joined = Segment.join(pieces)
+            file = self._write(joined), self._nodes_below(joined)
             if is_all:
-                return sealed
-            self._tail.seal(sealed)
+                return file
+            self._tail.seal(*file)
+
+    def _nodes_below(self, segment: Segment) -> list[Node]:
+        """Return the nodes of the tree that are complete with `segment`, and were not before it."""
+        found: list[Node] = []
+        row, start, level = segment.hashes, segment.start, 0
+        while True:
+            missing = start % WIDTH  # of the first node that is not complete
+            begin = start - missing
+            before = self.nodes(level, begin, start) if level else self.hashes(begin, start)
+            if len(before) < missing:  # an earlier one was not kept: proofs do without
+                return found
+            row = np.concatenate([before, row])
+            row = subtree_roots(row[: len(row) // WIDTH * WIDTH], self._hasher)
+            start, level = begin // WIDTH, level + 1
+            if not len(row):
+                return found
+            found += ((level, start + i, node.tobytes()) for i, node in enumerate(row))
 
     def _first_of_tail(self) -> tuple[list[Segment], bool]:
         """Return what the tail begins with, and whether that is all of it."""

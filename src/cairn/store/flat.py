@@ -191,6 +191,17 @@ def parts(folder: Path, sealed: Sealed, start: int, stop: int) -> Iterator[Part]
         start = following
 
 
+def hashes(folder: Path, sealed: Sealed, start: int, stop: int) -> bytes:
+    """Read the hashes of the blocks from position `start` to `stop`, all of which are in the file.
+
+    Raises:
+        DamagedError: as for `Part.segment`.
+    """
+    with _opened(folder, sealed) as file:
+        at = file.layout.hashes + (start - sealed.first) * HASH_BYTES
+        return file.read(at, (stop - start) * HASH_BYTES)
+
+
 def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
     """Yield the positions in the file of blocks whose hash has the prefix of this one (32 bytes).
 

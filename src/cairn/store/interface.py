@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cairn.core.block import Block
 from cairn.core.segment import Segment
 from cairn.store.flat import Part
@@ -53,6 +56,26 @@ class Store(Protocol):
         """
         ...
 
+    def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the stored hashes of the blocks from `start` to `stop`, `(n, 32)`.
+
+        They are all in memory: ask for no more than that takes. A few are read without the rest of
+        their blocks.
+
+        Raises:
+            DamagedError: one of them is not there.
+        """
+        ...
+
+    def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return hashes of the tree over all blocks that were kept, `(m, 32)`.
+
+        Those at `start` and after it of `level`, in steps of 8 (node i of level 1 is the root over
+        the 256 blocks from 256 × i on), as far as there are any without a gap and before `stop`.
+        Nothing rests on them: a proof that they spoil is wrong, and made again without.
+        """
+        ...
+
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
         """Yield what is stored from position `start` to `stop`, in order, as segments.
 
@@ -79,6 +102,18 @@ class Store(Protocol):
 
         Raises:
             DamagedError: what there is.
+        """
+        ...
+
+    def checkpoint(self) -> bytes | None:
+        """Return the checkpoint that was published last, a signed note; not looked at."""
+        ...
+
+    def publish(self, checkpoint: bytes) -> None:
+        """Keep the checkpoint that is published, in place of the one before.
+
+        Raises:
+            StoreError: it cannot be written.
         """
         ...
 

@@ -6,9 +6,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cairn.core.block import Block
 from cairn.core.errors import UsageError
 from cairn.core.segment import Segment
+from cairn.core.tree import as_hashes
 from cairn.store.interface import Head
 
 
@@ -19,6 +23,7 @@ class MemoryStore:
         self._segments = [first]
         self._keys: dict[str, range] = {}
         self._mark: Head | None = None
+        self._checkpoint: bytes | None = None
 
     def head(self) -> Head:
         """See `Store.head`."""
@@ -48,6 +53,15 @@ class MemoryStore:
         """See `Store.recall`."""
         return self._keys.get(key)
 
+    def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """See `Store.hashes`."""
+        found = [segment.hashes for segment in self.scan(start, stop)]
+        return np.concatenate([as_hashes(b""), *found])
+
+    def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """See `Store.nodes`. None are kept."""
+        return as_hashes(b"")
+
     def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
         """See `Store.append`."""
         self._segments.append(segment)
@@ -69,6 +83,14 @@ class MemoryStore:
 
     def require_nothing_else(self) -> None:
         """See `Store.require_nothing_else`."""
+
+    def checkpoint(self) -> bytes | None:
+        """See `Store.checkpoint`."""
+        return self._checkpoint
+
+    def publish(self, checkpoint: bytes) -> None:
+        """See `Store.publish`."""
+        self._checkpoint = checkpoint
 
     def mark(self) -> Head | None:
         """See `Store.mark`."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -47,7 +47,10 @@ from cairn.store.reader import Reader, reading
 from cairn.store.runs import RUN_BLOCKS, Row, before, in_runs, joined, since
 
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+
+Node = tuple[int, int, bytes]
+"""A node of the tree: level in steps of 8, number on it, hash."""
 
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
@@ -61,6 +64,12 @@ _SIZE: Final = f"""SELECT coalesce(sum(length(hashes)), 0) / {HASH_BYTES},
 
 _BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0)"
 _RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDER BY first"
+
+_HASHES: Final = """SELECT first, hashes FROM runs
+    WHERE first >= coalesce((SELECT max(first) FROM runs WHERE first <= ?1), ?1)
+    AND first < ?2 ORDER BY first"""
+_NODES: Final = """SELECT number, hash FROM nodes
+    WHERE level = ? AND number >= ? AND number < ? ORDER BY number"""
 
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 
@@ -101,6 +110,12 @@ CREATE TRIGGER seal INSTEAD OF INSERT ON seals BEGIN  -- the way for what a tail
     DELETE FROM runs WHERE first < new.first + new.blocks;
     UPDATE head SET length = max(length, new.first + new.blocks), hash = new.hash;
 END;
+CREATE TABLE nodes (     -- the tree over all blocks, 8 levels apart: for proofs
+    level INTEGER NOT NULL,     -- 1 is 8 above the blocks
+    number INTEGER NOT NULL,    -- from 0 on each level
+    hash BLOB NOT NULL,
+    PRIMARY KEY (level, number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE keys (      -- what retries with a key have already recorded
     key TEXT PRIMARY KEY,
     first INTEGER NOT NULL,     -- position of the first block
@@ -252,13 +267,40 @@ class SqliteStore:
         row = self._read_one("SELECT first, count FROM keys WHERE key = ?", (key,))
         return None if row is None else range(row[0], row[0] + row[1])
 
+    def hashes(self, start: int, stop: int) -> list[tuple[int, bytes]]:
+        """Return what there is of the hashes of blocks `start` to `stop`, run by run.
+
+        Each with the position of its first block, in order.
+        """
+        self._require_own_process()
+        with self._read_lock:
+            return self._reader.run(lambda connection: self._hashes(connection, start, stop))
+
+    def _hashes(
+        self, connection: sqlite3.Connection, start: int, stop: int
+    ) -> list[tuple[int, bytes]]:
+        rows = connection.execute(_HASHES, (start, stop)).fetchall()
+        return [self._typed(row, int, bytes) for row in rows]
+
+    def nodes(self, level: int, start: int, stop: int) -> list[tuple[int, bytes]]:
+        """Return what there is of nodes `start` to `stop` of a level of the tree, numbered."""
+        self._require_own_process()
+        with self._read_lock:
+            return self._reader.run(
+                lambda connection: connection.execute(_NODES, (level, start, stop)).fetchall()
+            )
+
     def append(
-        self, segment: Segment, keys: Mapping[str, range], sealed: Sealed | None = None
+        self,
+        segment: Segment,
+        keys: Mapping[str, range],
+        sealed: Sealed | None = None,
+        nodes: Sequence[Node] = (),
     ) -> None:
         """See `Store.append`.
 
         With `sealed`, a file that is durable and holds all that is here and `segment`, the manifest
-        takes the place of all blocks here.
+        takes the place of all blocks here; `nodes` of the tree are remembered with it.
         """
         blocks = f"blocks {segment.start} to {segment.stop - 1}"
         with self._writing(f"{blocks} may or may not be durable") as connection:
@@ -267,9 +309,9 @@ class SqliteStore:
             else:
                 previous_hash, last_hash = segment.headers[0, LINK], segment.hashes[-1]
                 end = segment.start, previous_hash.tobytes(), last_hash.tobytes()
-                _insert_sealed(connection, sealed, end, keys)
+                _insert_sealed(connection, sealed, end, keys, nodes)
 
-    def seal(self, sealed: Sealed) -> None:
+    def seal(self, sealed: Sealed, nodes: Sequence[Node]) -> None:
         """Let a file take the place of the first blocks here: one that is durable and holds them.
 
         Requires that runs end where it does.
@@ -279,7 +321,7 @@ class SqliteStore:
         """
         length, last_hash = self.head()
         with self._writing(f"{sealed.name} may or may not be recorded") as connection:
-            _insert_sealed(connection, sealed, (length, last_hash, last_hash), {})
+            _insert_sealed(connection, sealed, (length, last_hash, last_hash), {}, nodes)
 
     @contextmanager
     def _writing(self, doubt: str) -> Iterator[sqlite3.Connection]:
@@ -582,6 +624,7 @@ def _insert_sealed(
     sealed: Sealed,
     end: tuple[int, bytes, bytes],
     keys: Mapping[str, range],
+    nodes: Sequence[Node],
 ) -> None:
     """Record a file, and drop what it holds, in one transaction.
 
@@ -589,6 +632,7 @@ def _insert_sealed(
     """
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_SEAL, (*sealed, *end))
+    connection.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", nodes)
     _remember(connection, keys)
     connection.execute("COMMIT")
 

@@ -1,0 +1,165 @@
+"""The user's keys: private ones to sign with, and public ones that are trusted.
+
+They lie in the user's configuration folder, away from any ledger: a signature means nothing against
+whoever holds the disk if the key lies on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Final
+from urllib.parse import quote
+
+from cairn.core.errors import ProofError, StoreError, UsageError
+from cairn.proof.memory import Memory
+from cairn.proof.note import Algorithm, SigningKey, VerifierKey
+
+OTHERS: Final = 0o077
+"""The bits of a file's mode that let others than its owner in."""
+
+
+def home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the configuration folder: $CAIRN_HOME, or `cairn` where such folders lie."""
+    if given := environment.get("CAIRN_HOME"):
+        return Path(given)
+    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cairn"
+
+
+class Keyring:
+    """Keys and memories of one user, in `folder` (by default `home()`)."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = home() if folder is None else folder
+        self._keys = self.folder / "keys"
+        self._trusted = self.folder / "trusted-keys"
+        self.signed = Memory(self.folder / "signed.sqlite")
+        """What was signed here: nothing that contradicts it will be."""
+        self.seen = Memory(self.folder / "seen.sqlite")
+        """What nodes have shown, and was found consistent."""
+        self.evidence = self.folder / "evidence"
+        """Where contradictions are written down."""
+
+    def signing_key(self, name: str, algorithm: Algorithm = Algorithm.ED25519) -> SigningKey:
+        """Return the private key of this name; made, and trusted, on first use.
+
+        Raises:
+            StoreError: it cannot be read or made.
+            UsageError: others can read it, or it is no such key.
+        """
+        path = self.path_of(name)
+        if not path.exists():
+            new_key(path)
+        key = load_key(path, name, algorithm)
+        if str(key.verifier) not in self._lines():
+            self.trust(key.verifier)
+        return key
+
+    def path_of(self, name: str) -> Path:
+        """Return where the private key of this name lies."""
+        return self._keys / f"{quote(name, safe='')}.pem"
+
+    def trust(self, key: VerifierKey) -> None:
+        """Record that `key` is trusted for what bears its name.
+
+        Raises:
+            StoreError: it cannot be recorded.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._trusted.open("a") as file:
+                file.write(f"{key}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StoreError(f"the key cannot be recorded: {error}") from error
+
+    def trusted(self, name: str | None = None) -> list[VerifierKey]:
+        """Return the trusted keys, of this name if one is given, oldest first.
+
+        Raises:
+            StoreError: they cannot be read.
+            UsageError: a line is no key.
+        """
+        try:
+            keys = [VerifierKey.parse(line) for line in dict.fromkeys(self._lines())]
+        except ProofError as error:
+            raise UsageError(f"{self._trusted}: {error}") from error
+        return [key for key in keys if name in (None, key.name)]
+
+    def _lines(self) -> list[str]:
+        try:
+            lines = self._trusted.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise StoreError(f"the trusted keys cannot be read: {error}") from error
+        return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
+
+
+def new_key(path: Path) -> None:
+    """Make an Ed25519 key (PKCS #8, PEM) in the new file `path`, whole or not at all.
+
+    Where another process was faster, its key stays.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    temporary = path.with_name(f".{token_hex(8)}.new")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                path.hardlink_to(temporary)
+        finally:
+            temporary.unlink()
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"the key {path} cannot be made: {error}") from error
+
+
+def load_key(path: Path, name: str, algorithm: Algorithm) -> SigningKey:
+    """Read the private key in the file `path`, to sign as `name`.
+
+    Raises:
+        StoreError: it cannot be read.
+        UsageError: others can read it, or it is no Ed25519 key.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        if path.stat().st_mode & OTHERS:
+            raise UsageError(f"others can read the private key: chmod 600 {path}")
+        private = load_pem_private_key(path.read_bytes(), None)
+    except OSError as error:
+        raise StoreError(f"the key cannot be read: {error}") from error
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path} is not a private key: {error}") from error
+    if not isinstance(private, Ed25519PrivateKey):
+        raise UsageError(f"{path} is not an Ed25519 key")
+    return SigningKey(name, algorithm, private)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
