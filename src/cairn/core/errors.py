@@ -42,6 +42,24 @@ class ProofError(CairnError, ValueError):
     """A proof, signature, checkpoint or receipt that does not show what it claims."""
 
 
+class InconsistentError(ProofError):
+    """Two statements of one ledger that cannot both be true: it was rewritten, cut off or forked.
+
+    `remembered` is the signed checkpoint that was seen, or made, before; `found` is what does not
+    agree with it. Both are kept in the file `evidence`.
+    """
+
+    def __init__(self, message: str, remembered: str, found: str, evidence: str) -> None:
+        super().__init__(message, remembered, found, evidence)
+        self.message = message
+        self.remembered = remembered
+        self.found = found
+        self.evidence = evidence
+
+    def __str__(self) -> str:
+        return f"{self.message}; the evidence is in {self.evidence}"
+
+
 class ExtendError(CairnError):
     """`extend` stopped at an item that cannot be recorded; `cause` is the item's error.
 

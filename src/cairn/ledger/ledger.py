@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -21,17 +22,25 @@ from cairn.core.errors import (
     ExistsError,
     FormatError,
     NoSuchBlockError,
+    NotFoundError,
+    ProofError,
     StoreError,
     UsageError,
 )
 from cairn.core.genesis import Genesis, Limits
+from cairn.core.rules import failure
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher
 from cairn.hashing.search import cpus
+from cairn.ledger.notary import Notary
 from cairn.ledger.validation import Task, require_sound_ends, validate_store
 from cairn.ledger.writer import Append, Writer
+from cairn.proof.checkpoint import Checkpoint, SignedCheckpoint
+from cairn.proof.keyring import Keyring
+from cairn.proof.note import Note
+from cairn.proof.receipt import Receipt
 from cairn.report import Report
 from cairn.store.directory import new_directory, occupied
 from cairn.store.disk import DiskStore
@@ -60,20 +69,31 @@ class Ledger:
         *,
         clock: Callable[[], int] = now_us,
         entropy: Callable[[int], bytes] = os.urandom,
+        keyring: Keyring | None = None,
     ) -> None:
         """Take over `store`, which holds at least genesis.
 
         `clock` returns µs since the Unix epoch; `entropy(n)` returns n random bytes, for salts.
+        `keyring` has the keys to sign with, and those to trust: by default, this user's.
         """
         self._store = store
+        self._keyring = keyring
         self._hasher = best_hasher()
         self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
+        self._read_only = False
 
     @classmethod
-    def open(cls, path: str | PathLike[str], *, read_only: bool = False) -> Ledger:
+    def open(
+        cls,
+        path: str | PathLike[str],
+        *,
+        read_only: bool = False,
+        keyring: Keyring | None = None,
+    ) -> Ledger:
         """Open the ledger in directory `path`; to write, unless `read_only`.
 
         To write, it is created if missing. Reads no history, so takes no longer for a long one.
+        `keyring` has the keys to sign with, and those to trust: by default, this user's.
 
         Raises:
             LockedError: another writer holds it; the message says who.
@@ -84,8 +104,9 @@ class Ledger:
         path = Path(path)
         if not read_only and not occupied(path):
             with suppress(ExistsError):  # another process was faster
-                return cls.create(path)
-        ledger = cls(DiskStore(path, best_hasher(), read_only=read_only))
+                return cls.create(path, keyring=keyring)
+        ledger = cls(DiskStore(path, best_hasher(), read_only=read_only), keyring=keyring)
+        ledger._read_only = read_only
         if not read_only:
             try:
                 require_sound_ends(ledger._store, ledger._limits_or_default())
@@ -95,7 +116,13 @@ class Ledger:
         return ledger
 
     @classmethod
-    def create(cls, path: str | PathLike[str], genesis: Genesis | None = None) -> Ledger:
+    def create(
+        cls,
+        path: str | PathLike[str],
+        genesis: Genesis | None = None,
+        *,
+        keyring: Keyring | None = None,
+    ) -> Ledger:
         """Create a ledger in directory `path` and open it to write.
 
         Without `genesis`, its name is that of the directory.
@@ -110,7 +137,7 @@ class Ledger:
             DiskStore.create(directory)
             with closing(DiskStore(directory, best_hasher())) as store:
                 store.append(Segment.from_blocks(0, [block]), {})
-        return cls.open(path)
+        return cls.open(path, keyring=keyring)
 
     @classmethod
     def in_memory(
@@ -119,10 +146,12 @@ class Ledger:
         *,
         clock: Callable[[], int] = now_us,
         entropy: Callable[[int], bytes] = os.urandom,
+        keyring: Keyring | None = None,
     ) -> Ledger:
         """Return a new ledger that is gone when it is: for tests and teaching."""
         block = (genesis or Genesis()).block(timestamp=clock(), salt=entropy(SALT_BYTES))
-        return cls(MemoryStore(Segment.from_blocks(0, [block])), clock=clock, entropy=entropy)
+        store = MemoryStore(Segment.from_blocks(0, [block]))
+        return cls(store, clock=clock, entropy=entropy, keyring=keyring)
 
     def append(self, value: object, *, key: str | None = None) -> Block:
         """Record one JSON value; return its block, durable.
@@ -314,6 +343,10 @@ class Ledger:
         `canonical` also checks that each entry is the canonical JSON of its value (rule
         `canonical`), which is slow: it parses.
 
+        The chain must also be the one that this user has signed or been shown before: one that is
+        not what a remembered checkpoint says is a failure of the rule `checkpoint`, of which the
+        evidence is written down beside the user's keys.
+
         The work is done by `executor`, by default a thread for each of this process's cores. Other
         processes and machines must see the ledger's directory under the same path. `hasher` is one
         of `cairn.hashing.names()`, by default each worker's best.
@@ -326,6 +359,7 @@ class Ledger:
         if start and incremental:
             raise UsageError("an incremental run starts where the last one ended")
         mark = self._store.mark() if incremental else None
+        remembered = self._remembered()  # first: what is signed meanwhile is longer
         with ExitStack() as stack:
             if executor is None:
                 executor = stack.enter_context(ThreadPoolExecutor(cpus(), "cairn-validate"))
@@ -337,12 +371,111 @@ class Ledger:
                 mark=mark,
                 progress=progress or (lambda _total: None),
             )
+        if report.valid or all:
+            report = self._compared(report, remembered, every=all)
         if incremental and report.valid:
             try:
                 self._store.set_mark(end)
             except StoreError as error:  # the verdict stands, and may have taken long
                 warn(str(error), RuntimeWarning, stacklevel=2)
         return report
+
+    @cached_property
+    def notary(self) -> Notary:
+        """What signs and proves for this ledger.
+
+        Raises:
+            FormatError, NoSuchBlockError: block 0 does not record a genesis (damage).
+        """
+        keyring = self._keyring or Keyring()
+        return Notary(self._store, self._hasher, self.genesis.limits, self.id, keyring)
+
+    def checkpoint(self) -> SignedCheckpoint:
+        """Return a signed statement of how many blocks there are, and the root of their tree.
+
+        It is signed and published now, if blocks have come since the last; opened for reading, the
+        ledger has the one that its writer has published. A key is made on first use.
+
+        Raises:
+            InconsistentError: the ledger is not the one that was signed before.
+            InvalidChainError: a block since then breaks a rule.
+            NotFoundError: none was published yet.
+            ProofError: a published one is not by a key that this user trusts.
+        """
+        note = self._checkpoint()  # which may record a key to trust
+        return self.notary.policy().open(note)
+
+    def receipt(self, index: int, entry: int = 0) -> Receipt:
+        """Return the proof, for whoever trusts the signer, that an entry is in the ledger.
+
+        `index` is that of its block, `entry` its place there. `Receipt.to_json` makes a file of it.
+
+        Raises:
+            NoSuchBlockError: there is no such block, or none that the published checkpoint covers.
+            DamagedError: what is stored is not what was signed.
+            InconsistentError, InvalidChainError, NotFoundError: as for `checkpoint`.
+        """
+        return self.notary.receipt(index, entry, self._checkpoint())
+
+    def prove(self, indexes: Sequence[int], size: int | None = None) -> Iterator[list[bytes]]:
+        """Yield the inclusion proof of each of these blocks in the tree of the first `size`.
+
+        By default, of all there are. In bulk: hashes of 32 bytes, the leaf's sibling first. Check
+        them by `cairn.core.proofs.check_inclusion`.
+
+        Raises:
+            ProofError: a block is not there.
+            DamagedError: what is stored does not lead to one root.
+        """
+        return self.notary.tree.prove_inclusions(indexes, len(self) if size is None else size)
+
+    @property
+    def assurance(self) -> str:
+        """The rung of the ladder that this ledger has reached, in this user's eyes.
+
+        `chained`: it agrees with itself. `signed`: a trusted key has signed its checkpoint.
+        `witnessed`: trusted witnesses have cosigned that, too.
+        """
+        try:
+            return self.notary.policy().open(self.notary.published()).assurance
+        except (NotFoundError, ProofError):
+            return "chained"
+
+    def _checkpoint(self) -> Note:
+        try:
+            published = self.notary.published()
+        except (NotFoundError, ProofError):
+            if self._read_only:
+                raise
+            published = None
+        if self._read_only and published is not None:
+            return published
+        signed = self.notary.sign()
+        if published is not None and published.text == signed.text:
+            return published  # it may be cosigned
+        self.notary.publish(signed)
+        return signed
+
+    def _remembered(self) -> list[Note]:
+        """Return what this user knows of the ledger from before."""
+        try:
+            return self.notary.remembered()
+        except (FormatError, DamagedError, NoSuchBlockError):
+            return []  # which validation will say better
+
+    def _compared(self, report: Report, remembered: Sequence[Note], *, every: bool) -> Report:
+        """Return `report`, with how the chain is not the one that was `remembered`."""
+        found = list(report.failures)
+        for note in remembered:
+            with suppress(DamagedError):  # which is in the report
+                if broken := self.notary.contradiction(note):
+                    at = Checkpoint.parse(note.text).size
+                    found.append(failure(min(at, len(self)) - 1, "checkpoint", broken))
+                    with suppress(StoreError):
+                        self.notary.inconsistent(note, broken)
+        found = sorted(dict.fromkeys(found), key=lambda failure: failure.index)
+        kept = found if every else found[:1]
+        return replace(report, valid=not found, failures=tuple(kept))
 
     def backup(
         self, target: str | PathLike[str], *, progress: Callable[[int, int], None] | None = None

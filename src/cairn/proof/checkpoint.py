@@ -130,14 +130,6 @@ class Policy:
         return SignedCheckpoint(checkpoint, note, tuple(logs), witnesses)
 
 
-def hinted(keys: Iterable[str], note: Note) -> list[VerifierKey]:
-    """Return those of `keys` (vkeys that somebody says belong to `note`) that claim to have signed.
-
-    They name a signer in full; they are no reason to trust it.
-    """
-    found = []
-    for text in keys:
-        key = VerifierKey.parse(text)
-        if any(key.has_made(signature) for signature in note.signatures):
-            found.append(key)
-    return found
+def hinted(keys: Iterable[VerifierKey], note: Note) -> list[VerifierKey]:
+    """Return those of `keys` that `note` claims to be signed by, which names a signer in full."""
+    return [key for key in keys if any(map(key.has_made, note.signatures))]

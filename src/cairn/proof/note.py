@@ -110,6 +110,11 @@ class VerifierKey:
     def __str__(self) -> str:
         return f"{self.name}+{self.id.hex()}+{b64encode(self._material).decode()}"
 
+    @property
+    def is_witness(self) -> bool:
+        """Whether it is a witness's, and not a ledger's own."""
+        return self.algorithm == Algorithm.COSIGNATURE
+
     def has_made(self, signature: Signature) -> bool:
         """Whether name and id say so; whether it is true, `check` says."""
         return (signature.name, signature.key_id) == (self.name, self.id)

@@ -129,7 +129,8 @@ class Receipt:
         try:
             signed = policy.open(note)
         except UnknownSignerError as error:
-            raise UntrustedSignerError(error.signers, hinted(self.keys, note)) from None
+            keys = hinted(map(VerifierKey.parse, self.keys), note)
+            raise UntrustedSignerError(error.signers, keys) from None
         return Proved(self.entry, header, signed)
 
     def to_json(self) -> str:

@@ -1,0 +1,197 @@
+"""Signing a ledger's checkpoints, and making receipts under them.
+
+A log must never sign two heads that do not agree. So what is signed is remembered beside the key,
+away from the ledger, before anybody is shown it; and before the next is signed, the blocks since
+then are read and validated again, and what came before must still lead to the root that was signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
+
+from cairn.core.block import Block
+from cairn.core.errors import (
+    DamagedError,
+    InconsistentError,
+    NoSuchBlockError,
+    NotFoundError,
+    ProofError,
+    UsageError,
+)
+from cairn.core.genesis import Limits
+from cairn.core.hasher import Hasher
+from cairn.core.merkle import tree_hash
+from cairn.core.proofs import check_inclusion, prove_inclusion
+from cairn.core.rules import Broken, InvalidChainError
+from cairn.ledger.tree import Tree
+from cairn.ledger.validation import Task, validate_store
+from cairn.proof.checkpoint import Checkpoint, Policy, hinted, origin_of
+from cairn.proof.keyring import Keyring
+from cairn.proof.memory import keep_evidence
+from cairn.proof.note import Note
+from cairn.proof.receipt import Receipt
+from cairn.store.interface import Store
+
+TRIES: Final = 10
+"""Times that another process with the same key may be faster."""
+
+
+class Notary:
+    """What one ledger signs and proves."""
+
+    def __init__(
+        self, store: Store, hasher: Hasher, limits: Limits, ledger_id: str, keyring: Keyring
+    ) -> None:
+        self.origin: Final = origin_of(ledger_id)
+        self.tree: Final = Tree(store, hasher)
+        self._store = store
+        self._hasher = hasher
+        self._limits = limits
+        self._keyring = keyring
+
+    def sign(self) -> Note:
+        """Return a signed checkpoint of all blocks there are; remembered, but not published.
+
+        Raises:
+            InconsistentError: the ledger is not the one that was signed before.
+            InvalidChainError: a block since then breaks a rule.
+            StoreError: keys or memories cannot be read or written.
+        """
+        key = self._keyring.signing_key(self.origin)
+        for _ in range(TRIES):
+            before = self._keyring.signed.last(self.origin)
+            signed = Note.parse(before) if before else None
+            length = self._validated(signed)
+            text = Checkpoint(self.origin, length, self.tree.root(length)).text
+            note = Note(text, (key.sign(text),))
+            if note == signed or self._keyring.signed.replace(self.origin, before, str(note)):
+                return note
+        raise UsageError(f"another process keeps signing for {self.origin}")
+
+    def _validated(self, signed: Note | None) -> int:
+        """Return the length of the ledger, whose blocks since `signed` keep all rules."""
+        start = 0
+        if signed is not None:
+            start = Checkpoint.parse(signed.text).size
+            if broken := self.contradiction(signed):
+                raise self.inconsistent(signed, broken)
+        with ThreadPoolExecutor(1, "cairn-notary") as executor:
+            task = Task(self._limits)
+            report, end = validate_store(self._store, task, executor=executor, start=start)
+        if report.failure is not None:
+            raise InvalidChainError(report.failure)
+        return end.length
+
+    def contradiction(self, note: Note) -> Broken | None:
+        """Return how the stored chain is not the one of which a checkpoint speaks, or None."""
+        checkpoint, length = Checkpoint.parse(note.text), self._store.head().length
+        if checkpoint.size > length:
+            meaning = "the ledger has fewer blocks than a remembered checkpoint says"
+            return Broken(checkpoint.size, length, meaning)
+        for tree in self._trees():
+            found = tree.root(checkpoint.size)
+            if found == checkpoint.root:
+                return None
+        meaning = f"the first {checkpoint.size} blocks are not those of a remembered checkpoint"
+        return Broken(checkpoint.root.hex(), found.hex(), meaning)
+
+    def inconsistent(self, remembered: Note, broken: Broken) -> InconsistentError:
+        """Write down the evidence, and return the error that says so."""
+        length = self._store.head().length
+        found = Checkpoint(self.origin, length, self.tree.root(length)).text
+        why = f"{broken.meaning} (expected {broken.expected}, found {broken.found})"
+        path = keep_evidence(self._keyring.evidence, str(remembered), found, why)
+        return InconsistentError(why, str(remembered), found, str(path))
+
+    def remembered(self) -> list[Note]:
+        """Return the checkpoints that this user knows of: signed, shown by nodes, or published.
+
+        A published one counts where a trusted key has signed it.
+        """
+        texts = [memory.last(self.origin) for memory in (self._keyring.signed, self._keyring.seen)]
+        notes = [Note.parse(text) for text in texts if text]
+        with suppress(NotFoundError, ProofError):
+            notes.append(self.policy().open(self.published()).note)
+        return notes
+
+    def published(self) -> Note:
+        """Return the checkpoint that was published last; its signatures are not checked.
+
+        Raises:
+            NotFoundError: there is none yet.
+            ProofError: it is none of this ledger.
+        """
+        data = self._store.checkpoint()
+        if data is None:
+            raise NotFoundError("no checkpoint of this ledger has been published yet")
+        note = Note.parse(data)
+        if (origin := Checkpoint.parse(note.text).origin) != self.origin:
+            raise ProofError(f"the published checkpoint is of {origin}")
+        return note
+
+    def publish(self, note: Note) -> None:
+        """Let `note` be what everybody is shown.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._store.publish(str(note).encode())
+
+    def policy(self) -> Policy:
+        """Whom this user believes about this ledger: the trusted keys, and any trusted witness."""
+        keys = self._keyring.trusted()
+        return Policy(
+            tuple(key for key in keys if key.name == self.origin and not key.is_witness),
+            tuple(key for key in keys if key.is_witness),
+        )
+
+    def receipt(self, index: int, place: int, note: Note) -> Receipt:
+        """Return the proof that entry `place` of block `index` is in the ledger, under `note`.
+
+        Raises:
+            NoSuchBlockError: there is no such block under that checkpoint, or no such entry.
+            DamagedError: what is stored is not what was signed.
+        """
+        checkpoint = Checkpoint.parse(note.text)
+        block = self._store.get(index) if 0 <= index < checkpoint.size else None
+        if block is None:
+            raise NoSuchBlockError(f"there is no block {index} below size {checkpoint.size}")
+        if not 0 <= place < len(block.entries):
+            raise NoSuchBlockError(f"there is no entry {place} in block {index}")
+        ids = [entry.id for entry in block.entries]
+        if tree_hash(ids) != block.header.data_root:
+            raise DamagedError(f"the data of block {index} was changed: validate the ledger")
+        return Receipt(
+            index=index,
+            place=place,
+            entry=block.entries[place],
+            entry_proof=tuple(_prove_entry(ids, place)),
+            header=block.header.pack(),
+            block_proof=tuple(self._prove_block(block, checkpoint)),
+            checkpoint=str(note),
+            keys=tuple(map(str, hinted(self._keyring.trusted(), note))),
+        )
+
+    def _prove_block(self, block: Block, checkpoint: Checkpoint) -> list[bytes]:
+        index, leaf = block.index, block.header.hash
+        for tree in self._trees():
+            proof = tree.prove_inclusion(index, checkpoint.size)
+            with suppress(ProofError):
+                check_inclusion(proof, index, checkpoint.size, leaf, checkpoint.root)
+                return proof
+        raise DamagedError(f"block {index} is not what was signed: validate the ledger")
+
+    def _trees(self) -> Iterator[Tree]:
+        """Yield the tree; and, should it not lead where it must, one made from the blocks alone."""
+        yield self.tree
+        yield Tree(self._store, self._hasher, kept=False)
+
+
+def _prove_entry(ids: list[bytes], place: int) -> list[bytes]:
+    """Return the inclusion proof of an entry in its block."""
+    return prove_inclusion(
+        place, len(ids), lambda level, i: tree_hash(ids[i << level : (i + 1) << level])
+    )
