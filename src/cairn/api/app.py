@@ -85,7 +85,11 @@ def application(
             yield
 
     app = Starlette(
-        routes=[Route(path, Endpoint(several, service)) for path, several in by_path.items()],
+        routes=[
+            # A tile's path has slashes in it.
+            Route(path.replace("{path}", "{path:path}"), Endpoint(several, service))
+            for path, several in by_path.items()
+        ],
         exception_handlers={
             CairnError: answer_cairn_error,
             ProblemError: answer_problem,

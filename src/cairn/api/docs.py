@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from html import escape
+from importlib.resources import files
 from typing import Any, Final
 
 STYLE: Final = """
@@ -21,6 +23,12 @@ th { font-weight: 600; white-space: nowrap; }
 """
 STYLE_SOURCE: Final = f"'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 """What a Content-Security-Policy allows the style by."""
+
+VERIFY_PAGE: Final = files("cairn.proof").joinpath("verify.html").read_text("utf-8")
+"""A page that checks receipts, which is the same when it is opened from a disk."""
+_META: Final = re.search(r'Content-Security-Policy" content="([^"]+)"', VERIFY_PAGE)
+VERIFY_CSP: Final = f"{_META[1] if _META else ''}; frame-ancestors 'none'"
+"""What it says of itself, and what only a header can say."""
 
 
 def page(document: Mapping[str, Any]) -> str:

@@ -47,7 +47,8 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""On every answer: recorded data is never taken for a page, nor read by another one."""
+"""On every answer that does not say otherwise: recorded data is never taken for a page, nor read
+by another one."""
 
 
 _RAW_HEADERS: Final = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
@@ -125,7 +126,9 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_RAW_HEADERS]
+                own = {name for name, _ in message["headers"]}
+                usual = (header for header in _RAW_HEADERS if header[0] not in own)
+                message["headers"] = [*message["headers"], *usual]
             await send(message)
 
         try:

@@ -16,6 +16,7 @@ from cairn.core.errors import (
     DamagedError,
     EntryError,
     FormatError,
+    InconsistentError,
     KeyReusedError,
     NoSuchBlockError,
     OutcomeUnknownError,
@@ -107,7 +108,7 @@ def of_error(error: CairnError) -> ProblemError:
             return bad_entry(error)
         case NoSuchBlockError():
             return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
-        case DamagedError() | FormatError() | InvalidChainError():
+        case DamagedError() | FormatError() | InvalidChainError() | InconsistentError():
             log.error("%s", error)
             return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "damaged", str(error))
         case OutcomeUnknownError():

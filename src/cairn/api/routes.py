@@ -20,19 +20,21 @@ from starlette.responses import Response, StreamingResponse
 from cairn.api.bodies import Body, canonical_lines, canonical_text
 from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, Bounds
 from cairn.api.budget import Answer, Budget, pieces
-from cairn.api.docs import page
+from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE, page
 from cairn.api.metrics import Metrics
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
 from cairn.api.problems import ProblemError
 from cairn.api.schemas import ref
 from cairn.core.block import Block
-from cairn.core.errors import CairnError, FormatError, NoSuchBlockError
+from cairn.core.errors import CairnError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, first_at, moment
 from cairn.ledger.writer import MAX_KEY, Append
 from cairn.node import Node
+from cairn.proof.checkpoint import Checkpoint
+from cairn.proof.tiles import Tile
 
 Result = TypeVar("Result")
 
@@ -42,6 +44,10 @@ JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
+TEXT: Final = "text/plain"
+BYTES: Final = "application/octet-stream"
+FOR_GOOD: Final = "public, max-age=31536000, immutable"
+"""How long a tile may be cached: it never changes."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,45 @@ async def read_block_data(service: Service, _request: Request, *, reference: int
     return Answer(block.data_json(), JSON, service.budget)
 
 
+async def read_receipt(
+    service: Service, _request: Request, *, reference: int | str, entry: int = 0
+) -> Response:
+    """Prove that a block is in the ledger.
+
+    The receipt can be checked without the node: `cairn verify`, or the page at `/verify`. It is
+    under a checkpoint that covers the block; if there is none yet, it is waited for.
+    """
+    node = service.node
+    index = (await node.read(lambda: _block(node, reference))).index
+    note = await node.checkpoints.covering(index + 1)
+    receipt = await node.read(lambda: node.ledger.notary.receipt(index, entry, note).to_json())
+    return Answer(receipt, JSON, service.budget)
+
+
+async def read_checkpoint(service: Service, _request: Request) -> Response:
+    """Read the signed checkpoint (C2SP tlog-checkpoint)."""
+    note = await service.node.checkpoints.covering(1)
+    return Response(str(note), media_type=TEXT, headers={"Cache-Control": "no-cache"})
+
+
+async def read_tile(service: Service, _request: Request, *, path: Tile) -> Response:
+    """Read a tile of the tree, or a bundle of headers (C2SP tlog-tiles).
+
+    Only those that a checkpoint covers are there, and they never change.
+    """
+    checkpoint = Checkpoint.parse((await service.node.checkpoints.covering(1)).text)
+    if not path.is_of(checkpoint.size):
+        detail = f"there is no {path.path} in a tree of {checkpoint.size}"
+        raise ProblemError(HTTPStatus.NOT_FOUND, "no-such-tile", detail)
+    data = await service.node.read(lambda: service.node.ledger.notary.tile(path))
+    return Response(data, media_type=BYTES, headers={"Cache-Control": FOR_GOOD})
+
+
+async def read_verify_page(_service: Service, _request: Request) -> Response:
+    """Read a page that checks receipts in the browser."""
+    return Response(VERIFY_PAGE, media_type=HTML, headers={"Content-Security-Policy": VERIFY_CSP})
+
+
 async def read_head(service: Service, _request: Request) -> Response:
     """Read the last block."""
     return await service.block(lambda: service.node.ledger.head)
@@ -314,6 +359,13 @@ def _reference(text: str) -> int | str:
     raise ValueError(f"{text!r:.80} is neither an index nor a hash of 64 lower-case hex digits")
 
 
+def _tile(text: str) -> Tile:
+    try:
+        return Tile.parse(f"tile/{text}")
+    except ProofError as error:
+        raise ValueError(str(error)) from None
+
+
 def _index(name: str, meaning: str, place: str = "query") -> Parameter:
     schema = {"type": "integer", "minimum": 0, "maximum": LIMIT_63 - 1}
     return Parameter(name, place, meaning, schema)
@@ -325,6 +377,10 @@ def _content(name: str, media: str = JSON) -> dict[str, Any]:
 
 def _text(media: str, meaning: str) -> dict[str, Any]:
     return {media: {"schema": {"type": "string", "description": meaning}}}
+
+
+def _bytes() -> dict[str, Any]:
+    return {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 
 
 _LAST_EVENT_ID: Final = _index(
@@ -438,6 +494,43 @@ _READING: Final = [
             )
         },
         refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/blocks/{reference}/receipt",
+        handler=read_receipt,
+        parameters=[_REFERENCE, _index("entry", "Which entry of a batch, from 0.")],
+        answers={200: ("The receipt.", _content("Receipt"))},
+        refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/checkpoint",
+        handler=read_checkpoint,
+        answers={200: ("A signed note.", _text(TEXT, "Origin, size, root; signatures."))},
+        refusals={500: "The ledger is not the one that was signed before."},
+    ),
+    Operation(
+        method="GET",
+        path="/tile/{path}",
+        handler=read_tile,
+        parameters=[
+            Parameter(
+                "path",
+                "path",
+                "Level and number, as in `0/x001/234` or `entries/000.p/7`.",
+                {"type": "string", "pattern": "^(entries|[0-9]{1,2})/", "maxLength": 64},
+                _tile,
+            )
+        ],
+        answers={200: ("Hashes end to end; or headers, each after its length.", _bytes())},
+        refusals={404: "There is no such tile.", 500: _NOT_THERE[500]},
+    ),
+    Operation(
+        method="GET",
+        path="/verify",
+        handler=read_verify_page,
+        answers={200: ("The page.", _text(HTML, "HTML."))},
     ),
     Operation(
         method="GET",

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cairn.core.block import VIEW_KEYS
+from cairn.core.entry import SALT_BYTES
 from cairn.core.header import HEADER_BYTES
 from cairn.core.merkle import HASH_BYTES
 
 
 def _hex(size: int, of: str) -> dict[str, Any]:
     return {"type": "string", "pattern": f"^[0-9a-f]{{{2 * size}}}$", "description": of}
+
+
+def _hashes(of: str) -> dict[str, Any]:
+    return {"type": "array", "items": _hex(HASH_BYTES, ""), "description": of}
 
 
 def _integer(of: str) -> dict[str, Any]:
@@ -100,6 +105,24 @@ SCHEMAS: Final[dict[str, Any]] = {
             "failure": ref("Failure"),
         },
         optional=("failed_block", "failure"),
+    ),
+    "Receipt": _object(
+        {
+            "cairn": {"type": "string", "const": "receipt/1"},
+            "index": _integer("Of the block."),
+            "entry": _integer("Which of its entries, from 0."),
+            "salt": _hex(SALT_BYTES, "Of the entry."),
+            "data": {"type": "string", "description": "The canonical JSON of the value."},
+            "entry_proof": _hashes("That the entry is below the data root."),
+            "header": _hex(HEADER_BYTES, "Of the block."),
+            "block_proof": _hashes("That the block is in the tree."),
+            "checkpoint": {"type": "string", "description": "A signed note: size and root."},
+            "keys": {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "Verifier keys that have signed it; not to be trusted for it.",
+            },
+        }
     ),
     "Health": _object({"status": {"type": "string", "enum": ["ok", "failed"]}}),
     "Problem": {

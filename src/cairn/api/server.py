@@ -7,7 +7,7 @@ import logging
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from ipaddress import ip_address
@@ -24,7 +24,9 @@ from cairn.api.guard import Access
 from cairn.core.errors import UsageError
 from cairn.ledger import Ledger
 from cairn.node import Node
-from cairn.node.scratch import scratch_copy
+from cairn.node.checkpoints import WitnessAddress
+from cairn.node.scratch import LAB_KEYS, scratch_copy
+from cairn.proof.keyring import Keyring
 
 BACKLOG: Final = 1024
 """Connections that the system holds until they are accepted."""
@@ -45,13 +47,15 @@ def serve(
     port: int,
     access: Access,
     lab: bool = False,
+    witnesses: Sequence[WitnessAddress] = (),
     bounds: Bounds | None = None,
     ready: Callable[[str, Ledger], None] = lambda _url, _ledger: None,
 ) -> None:
     """Serve the ledger in `directory` over HTTP until SIGTERM or SIGINT.
 
     It is created if missing. In the lab, a scratch copy of it is served, which is removed at the
-    end. `ready` is called with the URL once requests are taken; port 0 takes one that is free.
+    end, with the keys that have signed it. `witnesses` are asked to cosign checkpoints. `ready` is
+    called with the URL once requests are taken; port 0 takes one that is free.
 
     Raises:
         UsageError: the address cannot be had.
@@ -61,11 +65,15 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(_signals_end_it())
         listener = stack.enter_context(_listen(host, port))
+        keyring = Keyring()
         if lab:
             directory = stack.enter_context(scratch_copy(directory))
-        ledger = stack.enter_context(Ledger.open(directory))
+            keyring = Keyring(directory.with_name(LAB_KEYS))
+        for address in witnesses:
+            keyring.trust(address.key)
+        ledger = stack.enter_context(Ledger.open(directory, keyring=keyring))
         _allow_files(bounds.connections + SPARE_FILES)
-        node = Node(ledger, directory)
+        node = Node(ledger, directory, witnesses)
         crowd = Crowd()
         app = application(
             node,

@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol
 
 import click
 
-from cairn.core.errors import CairnError, DamagedError, FormatError
+from cairn.core.errors import CairnError, DamagedError, FormatError, ProofError
 from cairn.core.rules import InvalidChainError
+from cairn.proof.note import VerifierKey
 
 NOT_VALID: Final = 1
 """Exit code: the ledger, or what was imported, is not valid or is damaged."""
@@ -34,6 +35,24 @@ ledger_option: Final[Callable[[Any], Any]] = click.option(
     metavar="DIR",
     help="The ledger's directory.",
 )
+
+
+class _VerifierKeyType(click.ParamType):  # type: ignore[type-arg]
+    """A verifier key, as C2SP signed-note writes it."""
+
+    name = "vkey"
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> VerifierKey:
+        """Read it."""
+        try:
+            return VerifierKey.parse(value)
+        except ProofError as error:
+            self.fail(str(error), param, ctx)
+
+
+VKEY: Final = _VerifierKeyType()
 
 
 class Show(Protocol):
@@ -67,7 +86,7 @@ class Commands(click.Group):
             raise click.exceptions.Exit(PIPE_CLOSED) from None
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(INTERRUPTED) from None
-        except (InvalidChainError, DamagedError, FormatError) as error:
+        except (InvalidChainError, DamagedError, FormatError, ProofError) as error:
             raise Invalid(str(error)) from error
         except (CairnError, OSError) as error:
             raise Failed(str(error)) from error

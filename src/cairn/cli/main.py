@@ -11,9 +11,11 @@ from cairn.cli.bench import bench
 from cairn.cli.common import Commands
 from cairn.cli.demo import demo
 from cairn.cli.log import log
+from cairn.cli.proof import key, receipt, verify
 from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
 from cairn.cli.validate import validate
+from cairn.cli.witness import witness
 from cairn.cli.write import add, import_, init
 
 
@@ -30,5 +32,21 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (init, serve, add, show, log, validate, export, import_, backup, demo, bench):
+for command in (
+    init,
+    serve,
+    add,
+    show,
+    log,
+    validate,
+    export,
+    import_,
+    backup,
+    demo,
+    bench,
+    receipt,
+    verify,
+    key,
+    witness,
+):
     main.add_command(command)

@@ -8,8 +8,9 @@ from typing import Final
 
 import click
 
-from cairn.cli.common import Failed, ledger_option
+from cairn.cli.common import VKEY, Failed, ledger_option
 from cairn.ledger import Ledger
+from cairn.proof.note import VerifierKey
 
 PORT: Final = 5000
 TOKEN_CHARACTERS: Final = 16
@@ -44,6 +45,14 @@ TOKEN_CHARACTERS: Final = 16
     metavar="NAME",
     help="A name the node goes by, as behind a proxy.",
 )
+@click.option(
+    "--witness",
+    "witnesses",
+    type=(str, VKEY),
+    multiple=True,
+    metavar="URL VKEY",
+    help="Have this C2SP witness cosign checkpoints; and trust it.",
+)
 @ledger_option
 def serve(
     directory: Path,
@@ -55,11 +64,13 @@ def serve(
     public_read: bool,
     no_token: bool,
     allow_host: tuple[str, ...],
+    witnesses: tuple[tuple[str, VerifierKey], ...],
 ) -> None:
     """Serve the ledger over HTTP until told to stop; it is created if missing."""
     from cairn.api.guard import Access  # all this takes longer to import than other commands do
     from cairn.api.server import is_loopback
     from cairn.api.server import serve as run
+    from cairn.node.checkpoints import WitnessAddress
 
     tokens, read_tokens = _tokens(token_file), _tokens(read_token_file)
     if not tokens and (read_tokens or public_read):
@@ -84,7 +95,18 @@ def serve(
         what = f"a scratch copy of {directory}" if lab else str(directory)
         click.echo(f"Cairn on {url}  (ledger {what}, {len(ledger)} blocks, id {ledger.id})")
 
-    run(directory, host=host, port=port, access=access, lab=lab, ready=ready)
+    addresses = [WitnessAddress(url, key) for url, key in witnesses]
+    if wrong := [key.name for _, key in witnesses if not key.is_witness]:
+        raise Failed(f"the key of {wrong[0]} is not that of a witness")
+    run(
+        directory,
+        host=host,
+        port=port,
+        access=access,
+        lab=lab,
+        witnesses=addresses,
+        ready=ready,
+    )
 
 
 def _tokens(file: Path | None) -> list[bytes]:

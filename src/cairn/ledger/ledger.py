@@ -77,7 +77,7 @@ class Ledger:
         `keyring` has the keys to sign with, and those to trust: by default, this user's.
         """
         self._store = store
-        self._keyring = keyring
+        self.keyring = keyring or Keyring()
         self._hasher = best_hasher()
         self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
         self._read_only = False
@@ -387,8 +387,7 @@ class Ledger:
         Raises:
             FormatError, NoSuchBlockError: block 0 does not record a genesis (damage).
         """
-        keyring = self._keyring or Keyring()
-        return Notary(self._store, self._hasher, self.genesis.limits, self.id, keyring)
+        return Notary(self._store, self._hasher, self.genesis.limits, self.id, self.keyring)
 
     def checkpoint(self) -> SignedCheckpoint:
         """Return a signed statement of how many blocks there are, and the root of their tree.

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
 
+import numpy as np
+
 from cairn.core.block import Block
 from cairn.core.errors import (
     DamagedError,
@@ -33,6 +35,7 @@ from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note
 from cairn.proof.receipt import Receipt
+from cairn.proof.tiles import ENTRIES, Tile, bundle_of
 from cairn.store.interface import Store
 
 TRIES: Final = 10
@@ -174,6 +177,20 @@ class Notary:
             checkpoint=str(note),
             keys=tuple(map(str, hinted(self._keyring.trusted(), note))),
         )
+
+    def tile(self, tile: Tile) -> bytes:
+        """Return a tile or bundle of the tree, as C2SP tlog-tiles serves it.
+
+        Raises:
+            DamagedError: blocks below it are missing.
+        """
+        stop = tile.start + tile.width
+        if tile.level != ENTRIES:
+            return self.tree.row(tile.level, tile.start, stop).tobytes()
+        headers = [segment.headers for segment in self._store.scan(tile.start, stop)]
+        if sum(map(len, headers)) != tile.width:
+            raise DamagedError(f"blocks from {tile.start} to {stop} are missing")
+        return bundle_of(np.concatenate(headers))
 
     def _prove_block(self, block: Block, checkpoint: Checkpoint) -> list[bytes]:
         index, leaf = block.index, block.header.hash

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -13,6 +13,7 @@ from cairn.ledger import Ledger
 from cairn.ledger.search import Page, find_blocks
 from cairn.ledger.writer import Append
 from cairn.node.appender import Appender
+from cairn.node.checkpoints import Checkpoints, WitnessAddress
 from cairn.node.validator import Validator
 from cairn.report import Report
 
@@ -31,13 +32,19 @@ class Node:
     An asynchronous context manager: it starts with a running loop, and closes the ledger.
     """
 
-    def __init__(self, ledger: Ledger, directory: Path) -> None:
-        """Serve `ledger`, open to write, which lies in `directory`."""
+    def __init__(
+        self, ledger: Ledger, directory: Path, witnesses: Sequence[WitnessAddress] = ()
+    ) -> None:
+        """Serve `ledger`, open to write, which lies in `directory`.
+
+        `witnesses` are asked to cosign its checkpoints.
+        """
         self.ledger = ledger
         self.directory = directory
         self.committed: Callable[[list[Append], float], None] = lambda _appends, _seconds: None
         """Told of every commit and the seconds it took, on the event loop."""
-        self._validator = Validator(directory)
+        self.checkpoints = Checkpoints(lambda: ledger.notary, witnesses)
+        self._validator = Validator(directory, ledger.keyring.folder)
         self._readers = ThreadPoolExecutor(READERS, "cairn-reader")
         self._searcher = ThreadPoolExecutor(1, "cairn-searcher")  # so that reading goes on
 
@@ -48,10 +55,12 @@ class Node:
         self._latest: tuple[int, Callable[..., Any], asyncio.Future[Any]] | None = None
         self.length = len(self.ledger)
         """Blocks, those of the last commit included."""
+        self.checkpoints.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.stop()
+        await self.checkpoints.stop()
         await asyncio.to_thread(self._close)
 
     def stop(self) -> None:
@@ -139,4 +148,5 @@ class Node:
         self.length = max([self.length, *ends])
         self._grown.set()
         self._grown = asyncio.Event()
+        self.checkpoints.grown()
         self.committed(appends, seconds)

@@ -7,9 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cairn.ledger import Ledger
 from cairn.store.directory import occupied
+
+LAB_KEYS: Final = "cairn-lab-keys"
+"""The folder beside the copy with the keys that sign it: the user's own sign one chain only."""
 
 
 @contextmanager

@@ -27,8 +27,10 @@ class StoppingError(UsageError):
 class Validator:
     """Runs `cairn validate` on a directory, one run at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, home: Path) -> None:
+        """Validate what is in `directory`; the user's keys and memories are in `home`."""
         self._directory = directory
+        self._home = home
         self._current: asyncio.Task[Report] | None = None
         self._next: asyncio.Task[Report] | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -70,6 +72,7 @@ class Validator:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "CAIRN_HOME": str(self._home.absolute())},
             )
         except OSError as error:
             raise StoreError(f"validation cannot be started: {error}") from error

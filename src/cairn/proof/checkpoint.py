@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -131,5 +132,9 @@ class Policy:
 
 
 def hinted(keys: Iterable[VerifierKey], note: Note) -> list[VerifierKey]:
-    """Return those of `keys` that `note` claims to be signed by, which names a signer in full."""
-    return [key for key in keys if any(map(key.has_made, note.signatures))]
+    """Return those of `keys` that have signed `note`, which names a signer in full."""
+    found: dict[VerifierKey, int] = {}
+    for key in dict.fromkeys(keys):
+        with suppress(ProofError):
+            found |= note.verified([key])
+    return list(found)

@@ -15,18 +15,25 @@ from typing import Final
 from urllib.parse import quote
 
 from cairn.core.errors import ProofError, StoreError, UsageError
-from cairn.proof.memory import Memory
-from cairn.proof.note import Algorithm, SigningKey, VerifierKey
+from cairn.proof.memory import Memory, private_folder, sync_folder
+from cairn.proof.note import Algorithm, SigningKey, VerifierKey, require_name
 
 OTHERS: Final = 0o077
 """The bits of a file's mode that let others than its owner in."""
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the configuration folder: $CAIRN_HOME, or `cairn` where such folders lie."""
+    """Return the configuration folder: $CAIRN_HOME, or `cairn` where such folders lie.
+
+    Raises:
+        UsageError: none is given, and the user has no home.
+    """
     if given := environment.get("CAIRN_HOME"):
         return Path(given)
-    return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cairn"
+    try:
+        return Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "cairn"
+    except RuntimeError as error:
+        raise UsageError("there is no home folder for keys: set CAIRN_HOME") from error
 
 
 class Keyring:
@@ -48,10 +55,14 @@ class Keyring:
 
         Raises:
             StoreError: it cannot be read or made.
-            UsageError: others can read it, or it is no such key.
+            UsageError: others can read it, it is no such key, or no key can have that name.
         """
+        try:
+            require_name(name)
+        except ProofError as error:
+            raise UsageError(str(error)) from None
         path = self.path_of(name)
-        if not path.exists():
+        if not os.path.lexists(path):
             new_key(path)
         key = load_key(path, name, algorithm)
         if str(key.verifier) not in self._lines():
@@ -68,10 +79,12 @@ class Keyring:
         Raises:
             StoreError: it cannot be recorded.
         """
+        before = self._text()
+        line = f"{key}\n" if before.endswith("\n") or not before else f"\n{key}\n"
+        private_folder(self.folder)
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._trusted.open("a") as file:
-                file.write(f"{key}\n")
+            with open(self._trusted, "a", encoding="utf-8", opener=_open_private) as file:
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -91,13 +104,16 @@ class Keyring:
         return [key for key in keys if name in (None, key.name)]
 
     def _lines(self) -> list[str]:
+        lines = map(str.strip, self._text().split("\n"))
+        return [line for line in lines if line and not line.startswith("#")]
+
+    def _text(self) -> str:
         try:
-            lines = self._trusted.read_text().splitlines()
+            return self._trusted.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return []
+            return ""
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"the trusted keys cannot be read: {error}") from error
-        return [line for line in map(str.strip, lines) if line and not line.startswith("#")]
 
 
 def new_key(path: Path) -> None:
@@ -117,8 +133,8 @@ def new_key(path: Path) -> None:
         serialization.NoEncryption(),
     )
     temporary = path.with_name(f".{token_hex(8)}.new")
+    private_folder(path.parent)
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -129,7 +145,7 @@ def new_key(path: Path) -> None:
                 path.hardlink_to(temporary)
         finally:
             temporary.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"the key {path} cannot be made: {error}") from error
 
@@ -141,6 +157,7 @@ def load_key(path: Path, name: str, algorithm: Algorithm) -> SigningKey:
         StoreError: it cannot be read.
         UsageError: others can read it, or it is no Ed25519 key.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -150,16 +167,12 @@ def load_key(path: Path, name: str, algorithm: Algorithm) -> SigningKey:
         private = load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
         raise StoreError(f"the key cannot be read: {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{path} is not a private key: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError(f"{path} is not an Ed25519 key")
     return SigningKey(name, algorithm, private)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

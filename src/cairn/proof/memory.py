@@ -5,6 +5,7 @@ A client remembers what it was shown, a signer what it has signed, a witness wha
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,12 @@ class Memory:
         Raises:
             StoreError: the file cannot be read.
         """
-        if not self._path.exists():
+        try:
+            self._path.stat()
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StoreError(f"what is remembered cannot be read: {error}") from error
         with self._connection() as connection:
             row = connection.execute(
                 "SELECT note FROM checkpoints WHERE origin = ?", (origin,)
@@ -61,7 +66,7 @@ class Memory:
         Raises:
             StoreError: it cannot be written; whether it is remembered is not known.
         """
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             if before is None:
@@ -79,11 +84,14 @@ class Memory:
         try:
             connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
-                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA synchronous = EXTRA")  # the journal's end commits
                 connection.execute("PRAGMA fullfsync = ON")
-                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                connection.execute("BEGIN")  # one moment for all three: another may be making it
                 (application,) = connection.execute("PRAGMA application_id").fetchone()
-                if version == 0 and application == 0:
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                connection.execute("COMMIT")
+                if (application, version, objects) == (0, 0, 0):
                     connection.executescript(_SCHEMA)
                 elif (application, version) != (APPLICATION_ID, VERSION):
                     raise StoreError(f"{self._path} is not what Cairn remembers checkpoints in")
@@ -103,9 +111,33 @@ def keep_evidence(folder: Path, remembered: str, found: str, why: str) -> Path:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = folder / f"{now}-{token_hex(4)}.txt"
     text = f"{why}\n\n--- remembered ---\n{remembered}\n--- found ---\n{found}"
+    private_folder(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"the evidence cannot be written: {error}") from error
     return path
+
+
+def private_folder(folder: Path) -> None:
+    """Make `folder` and whatever is missing above it, durable, for nobody but the user.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+        for path in reversed(missing):  # `parents=True` gives those above the mode of the umask
+            path.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cairn.core.errors import ProofError
+from cairn.core.header import LIMIT_63
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -135,6 +136,8 @@ class VerifierKey:
             if len(data) != _TIME.size + SIGNATURE_BYTES:
                 raise ProofError(f"the cosignature by {self.name} has {len(data)} bytes")
             (time,) = _TIME.unpack_from(data)
+            if time >= LIMIT_63:
+                raise ProofError(f"the time of a cosignature is below 2^63, found {time}")
             signed, data = _cosigned(text, time), data[_TIME.size :]
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(data, signed)
@@ -187,7 +190,7 @@ class Note:
         if any(character < " " and character != "\n" for character in whole):
             raise ProofError("a note has no control characters but newlines")
         text, separator, lines = whole.rpartition("\n\n")
-        if not separator or not text or not lines.endswith("\n"):
+        if not separator or not lines.endswith("\n"):
             raise ProofError(
                 "a note is text, an empty line and signatures, each ended by a newline"
             )
@@ -249,9 +252,11 @@ def require_name(name: str) -> None:
     """Refuse a name that no key can have.
 
     Raises:
-        ProofError: it is empty, or has spaces or a plus in it.
+        ProofError: it is empty, no text, or has spaces or a plus in it.
     """
-    if not name or "+" in name or any(c.isspace() or c < " " for c in name):
+    if not name or any(
+        c == "+" or c.isspace() or c < " " or "\ud800" <= c <= "\udfff" for c in name
+    ):
         raise ProofError(f"the name of a key has no spaces and no plus, found {name!r:.200}")
 
 

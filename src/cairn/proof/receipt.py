@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cairn.core.canonical import parse
+from cairn.core.canonical import canonical, parse
 from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import EntryError, ProofError
+from cairn.core.genesis import MAX_DEPTH
 from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, LIMIT_63, Header
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.proofs import check_inclusion
 from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, hinted, ledger_of
-from cairn.proof.note import Note, UnknownSignerError, VerifierKey, unbase64
+from cairn.proof.note import MAX_SIGNATURES, Note, UnknownSignerError, VerifierKey, unbase64
 
 FORMAT: Final = "receipt/1"
 TLOG_PROOF: Final = "c2sp.org/tlog-proof@v1"
@@ -53,6 +55,7 @@ class UntrustedSignerError(UnknownSignerError):
 
     def __init__(self, signers: Sequence[str], keys: Sequence[VerifierKey]) -> None:
         super().__init__(signers)
+        self.args = signers, keys
         self.keys = tuple(keys)
 
     def __str__(self) -> str:
@@ -129,9 +132,13 @@ class Receipt:
         try:
             signed = policy.open(note)
         except UnknownSignerError as error:
-            keys = hinted(map(VerifierKey.parse, self.keys), note)
-            raise UntrustedSignerError(error.signers, keys) from None
+            raise UntrustedSignerError(error.signers, hinted(self._hints(), note)) from None
         return Proved(self.entry, header, signed)
+
+    def _hints(self) -> Iterator[VerifierKey]:
+        for text in self.keys:
+            with suppress(ProofError):  # of a kind that is not known here, for one
+                yield VerifierKey.parse(text)
 
     def to_json(self) -> str:
         """Return the file: a JSON object, over some lines for people to read."""
@@ -140,7 +147,8 @@ class Receipt:
     def to_tlog_proof(self) -> str:
         """Return the same as a C2SP tlog-proof, of which each entry of the log is a header."""
         members = self._members()
-        extra = json.dumps({name: members[name] for name in _BESIDE}, separators=(",", ":"))
+        beside = {name: members[name] for name in _BESIDE}
+        extra = json.dumps(beside, ensure_ascii=False, separators=(",", ":"))
         lines = [TLOG_PROOF, f"extra {b64encode(extra.encode()).decode()}", f"index {self.index}"]
         lines += (b64encode(sibling).decode() for sibling in self.block_proof)
         return "\n".join([*lines, "", self.checkpoint])
@@ -182,35 +190,34 @@ class Receipt:
             raise ProofError(f"a receipt has the members {', '.join(_MEMBERS)}")
         for name, kind in _MEMBERS.items():
             if type(members[name]) is not kind:
-                raise ProofError(f"{name} of a receipt is {members[name]!r:.80}")
+                raise ProofError(f"{name} of a receipt is no {kind.__name__}")
         if members["cairn"] != FORMAT:
             raise ProofError(f"{members['cairn']!r:.80} is not known; this is {FORMAT!r}")
         for name in ("index", "entry"):
             if not 0 <= members[name] < LIMIT_63:
                 raise ProofError(f"{name} of a receipt is {members[name]}")
-        if not all(isinstance(key, str) for key in members["keys"]):
-            raise ProofError("keys of a receipt are strings")
-        entry = Entry(_unhex(members, "salt", SALT_BYTES), _utf8(members["data"]))
-        _require_json(entry)
+        keys = members["keys"]
+        if len(keys) > MAX_SIGNATURES or not all(isinstance(key, str) for key in keys):
+            raise ProofError(f"keys of a receipt are strings, {MAX_SIGNATURES} at most")
         return cls(
             index=members["index"],
             place=members["entry"],
-            entry=entry,
+            entry=Entry(_unhex(members, "salt", SALT_BYTES), _canonical(members["data"])),
             entry_proof=_hashes(members, "entry_proof"),
             header=_unhex(members, "header", HEADER_BYTES),
             block_proof=_hashes(members, "block_proof"),
             checkpoint=members["checkpoint"],
-            keys=tuple(members["keys"]),
+            keys=tuple(keys),
         )
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        value = parse(text.encode())
+        value = parse(text)
     except EntryError as error:
         raise ProofError(f"a receipt is a JSON object: {error}") from None
     if not isinstance(value, dict):
-        raise ProofError(f"a receipt is a JSON object, found {value!r:.80}")
+        raise ProofError(f"a receipt is a JSON object, found a {type(value).__name__}")
     return value
 
 
@@ -218,6 +225,8 @@ def _tlog_proof(text: str) -> dict[str, Any]:
     """Return the members of a receipt that was written as a tlog-proof."""
     head, _, checkpoint = text.partition("\n\n")
     first, extra, index, *proof = [*head.split("\n"), "", ""]
+    if len(proof) > MAX_HASHES + 2:
+        raise ProofError(f"a tlog-proof has {len(proof) - 2} hashes, too many")
     hashes = [unbase64(line) for line in proof[:-2]]
     beside = unbase64(extra.removeprefix("extra "))
     if first != TLOG_PROOF or beside is None or None in hashes:
@@ -238,11 +247,15 @@ def _tlog_proof(text: str) -> dict[str, Any]:
     }
 
 
-def _require_json(entry: Entry) -> None:
+def _canonical(text: str) -> bytes:
+    """Return the bytes of `text`, which must be canonical JSON: whoever shows it relies on that."""
     try:
-        entry.value  # noqa: B018 - whoever prints it relies on it
+        found = canonical(parse(text), depth=MAX_DEPTH)
     except EntryError as error:
         raise ProofError(f"the data of a receipt is not JSON: {error}") from None
+    if found != text.encode():
+        raise ProofError("the data of a receipt is JSON, but not in its canonical form")
+    return found
 
 
 def _hashes(members: dict[str, Any], name: str) -> tuple[bytes, ...]:
@@ -257,10 +270,3 @@ def _unhex(members: dict[str, Any], name: str, size: int) -> bytes:
     if isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{2 * size}}}", text):
         return bytes.fromhex(text)
     raise ProofError(f"{name} of a receipt has {2 * size} lower-case hex digits")
-
-
-def _utf8(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ProofError(f"data of a receipt is not text: {error}") from None

@@ -12,14 +12,15 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cairn.core.errors import ProofError
 from cairn.core.header import HEADER_BYTES, LIMIT_63
 from cairn.core.merkle import HASH_BYTES, node_hash
 from cairn.core.proofs import Nodes
 from cairn.core.tree import HEIGHT, WIDTH
 
-LEVELS: Final = 64 // HEIGHT
-"""Levels of tiles that a tree of 2^63 leaves has."""
 LENGTH_BYTES: Final = 2
 """Before every header in a bundle: its length, big-endian."""
 ENTRIES: Final = -1
@@ -63,7 +64,8 @@ class Tile(NamedTuple):
             level = ENTRIES if found[1] == "entries" else int(found[1])
             number = int(found[2].replace("x", "").replace("/", "")[:40])
             tile = cls(level, number, int(found[3] or WIDTH))
-            if tile.path == path and tile.width < WIDTH + (found[3] is None) and level < LEVELS:
+            full = WIDTH + (found[3] is None)
+            if tile.path == path and tile.width < full and tile.leaves[1] < LIMIT_63:
                 return tile
         raise ProofError(f"{path!r:.200} is not the path of a tile")
 
@@ -144,6 +146,12 @@ def tiles_for(size: int, prove: Callable[[Nodes], object]) -> list[Tile]:
 
     prove(node)
     return list(asked)
+
+
+def bundle_of(headers: NDArray[np.uint8]) -> bytes:
+    """Return the bundle of `headers`, `(n, 104)`."""
+    length = np.array([[0, HEADER_BYTES]], np.uint8)
+    return np.concatenate([np.repeat(length, len(headers), axis=0), headers], axis=1).tobytes()
 
 
 def headers_in(bundle: bytes) -> list[bytes]:

@@ -1,0 +1,156 @@
+"""Commands that prove: receipt, verify, key."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from io import BufferedReader
+from pathlib import Path
+
+import click
+
+from cairn.cli.common import VKEY, Failed, ledger_option
+from cairn.core.block import rfc3339
+from cairn.core.errors import LockedError, NoSuchBlockError, ProofError, ReadOnlyError
+from cairn.ledger import Ledger
+from cairn.proof.checkpoint import Policy
+from cairn.proof.keyring import Keyring
+from cairn.proof.note import VerifierKey
+from cairn.proof.receipt import MAX_RECEIPT, Proved, Receipt
+
+
+@click.command()
+@click.argument("index", type=int)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The file; else standard output."
+)
+@click.option("--entry", default=0, show_default=True, help="Which entry of a batch.")
+@click.option("--tlog-proof", is_flag=True, help="Write a C2SP tlog-proof.")
+@ledger_option
+def receipt(
+    directory: Path, index: int, output: Path | None, entry: int, *, tlog_proof: bool
+) -> None:
+    """Prove that block INDEX is in the ledger, to whoever trusts its key.
+
+    While a node runs, under the checkpoint that it has published; else, under one signed now.
+    """
+    try:
+        ledger = Ledger.open(directory) if directory.exists() else _read(directory)
+    except (LockedError, ReadOnlyError):
+        ledger = _read(directory)
+    with ledger:
+        try:
+            found = ledger.receipt(index if index >= 0 else index + len(ledger), entry)
+        except NoSuchBlockError as error:
+            raise Failed(str(error)) from error
+    text = found.to_tlog_proof() if tlog_proof else found.to_json()
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {output}: block {found.index}, {len(text.encode())} bytes")
+
+
+def _read(directory: Path) -> Ledger:
+    return Ledger.open(directory, read_only=True)
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--key", "keys", type=VKEY, multiple=True, help="Trust this key, and no recorded one."
+)
+@click.option("--witness", "witnesses", type=VKEY, multiple=True, help="Trust this witness.")
+@click.option("--quorum", default=0, help="How many of the trusted witnesses must have cosigned.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(
+    file: BufferedReader,
+    keys: tuple[VerifierKey, ...],
+    witnesses: tuple[VerifierKey, ...],
+    quorum: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Check the receipt in FILE, offline: no ledger and no node is needed.
+
+    Exits with 1 where it proves nothing, or where its signer is not trusted. Without --key, the
+    keys are trusted that were recorded (cairn key).
+    """
+    recorded = [] if keys and witnesses else Keyring().trusted()
+    try:
+        policy = Policy(
+            keys or tuple(key for key in recorded if not key.is_witness),
+            witnesses or tuple(key for key in recorded if key.is_witness),
+            quorum,
+        )
+    except ProofError as error:
+        raise Failed(str(error)) from error
+    proved = Receipt.parse(file.read(MAX_RECEIPT + 1)).check(policy)
+    if as_json:
+        click.echo(json.dumps(_facts(proved), ensure_ascii=False))
+    else:
+        _show(proved)
+
+
+def _facts(proved: Proved) -> dict[str, object]:
+    signed = proved.signed
+    return {
+        "proved": True,
+        "index": proved.header.index,
+        "data": proved.entry.value,
+        "timestamp": rfc3339(proved.header.timestamp),
+        "hash": proved.header.hash.hex(),
+        "ledger": proved.ledger,
+        "size": signed.checkpoint.size,
+        "signed_by": [str(key) for key in signed.log_keys],
+        "witnessed_by": {str(key): _time(time) for key, time in signed.witnesses.items()},
+        "assurance": signed.assurance,
+    }
+
+
+def _show(proved: Proved) -> None:
+    signed = proved.signed
+    click.echo(f"PROVED: block {proved.header.index} of ledger {proved.ledger}")
+    click.echo(f"  data       {proved.entry.canonical.decode()}")
+    click.echo(f"  recorded   {rfc3339(proved.header.timestamp)}, by the recorder's clock")
+    click.echo(f"  hash       {proved.header.hash.hex()}")
+    click.echo(f"  checkpoint of {signed.checkpoint.size} blocks")
+    for key in signed.log_keys:
+        click.echo(f"  signed by  {key}")
+    for key, time in signed.witnesses.items():
+        click.echo(f"  witnessed  {_time(time)} by {key}")
+
+
+def _time(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+
+
+@click.group(invoke_without_command=True)
+@ledger_option
+@click.pass_context
+def key(ctx: click.Context, directory: Path) -> None:
+    """Print the verifier key that signs for the ledger, and make it if there is none yet.
+
+    Give it to whoever shall check your receipts and checkpoints.
+    """
+    if ctx.invoked_subcommand is None:
+        with _read(directory) as ledger:
+            click.echo(str(Keyring().signing_key(ledger.notary.origin).verifier))
+
+
+@key.command("list")
+def list_keys() -> None:
+    """Print the keys that you trust, one a line."""
+    for trusted in Keyring().trusted():
+        click.echo(str(trusted))
+
+
+@key.command()
+@click.argument("vkey", type=VKEY)
+def trust(vkey: VerifierKey) -> None:
+    """Trust VKEY, of a ledger or a witness, from now on."""
+    Keyring().trust(vkey)
+    click.echo(f"trusted: {vkey}")
