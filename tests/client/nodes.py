@@ -20,6 +20,8 @@ import httpx
 from cairn import Block, EntryError, KeyReusedError, Ledger
 from cairn.client import AsyncClient
 from cairn.ledger.writer import Append
+from cairn.proof.checkpoint import Checkpoint
+from cairn.proof.tiles import Tile
 
 Fault = Callable[[httpx.Request], httpx.Response]
 """What happens to one request instead of an answer."""
@@ -73,8 +75,28 @@ class FakeNode:
         self.transport = httpx.MockTransport(self._handle)
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
+        if (beside := self._prove(request)) is not None:
+            return beside
         self.requests.append(request)
         return self.faults.popleft()(request) if self.faults else self.answer(request)
+
+    def _prove(self, request: httpx.Request) -> httpx.Response | None:
+        """Answer what a client asks to check the rest, which is neither counted nor fails."""
+        path, query = request.url.path, request.url.params
+        notary = self.ledger.notary
+        if path == "/checkpoint":
+            if int(query.get("covering", "1")) > len(self.ledger):
+                return problem(404, "no-such-block", detail="not yet")
+            self.ledger.checkpoint()
+            return httpx.Response(200, content=str(notary.published()))
+        if path.startswith("/tile/"):
+            tile = Tile.parse(path[1:])
+            assert tile.is_of(Checkpoint.parse(notary.published().text).size), path
+            return httpx.Response(200, content=notary.tile(tile))
+        if path.endswith("/receipt"):
+            index, entry = int(path.split("/")[2]), int(query.get("entry", "0"))
+            return httpx.Response(200, content=self.ledger.receipt(index, entry).to_json())
+        return None
 
     def answer(self, request: httpx.Request) -> httpx.Response:
         """Answer as a node does."""

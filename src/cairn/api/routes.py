@@ -213,9 +213,10 @@ async def read_receipt(
     return Answer(receipt, JSON, service.budget)
 
 
-async def read_checkpoint(service: Service, _request: Request) -> Response:
+async def read_checkpoint(service: Service, _request: Request, *, covering: int = 1) -> Response:
     """Read the signed checkpoint (C2SP tlog-checkpoint)."""
-    note = await service.node.checkpoints.covering(1)
+    await _require_place(service.node, covering)
+    note = await service.node.checkpoints.covering(covering)
     return Response(str(note), media_type=TEXT, headers={"Cache-Control": "no-cache"})
 
 
@@ -507,8 +508,9 @@ _READING: Final = [
         method="GET",
         path="/checkpoint",
         handler=read_checkpoint,
+        parameters=[_index("covering", "Wait for one of at least so many blocks.")],
         answers={200: ("A signed note.", _text(TEXT, "Origin, size, root; signatures."))},
-        refusals={500: "The ledger is not the one that was signed before."},
+        refusals={404: _NOT_THERE[404], 500: "The ledger is not the one that was signed before."},
     ),
     Operation(
         method="GET",

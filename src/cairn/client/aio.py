@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime
 from types import TracebackType
@@ -16,11 +23,15 @@ from cairn.client.batches import Extension
 from cairn.client.calls import Calls
 from cairn.client.events import Follower
 from cairn.client.pages import Pages, Scan, Search
-from cairn.client.retry import Outcome, Steps
+from cairn.client.retry import Outcome, Steps, Try
+from cairn.client.trust import Trust, parse_keys
 from cairn.client.wire import ENCODER, MAX_ANSWER, Answer, Request, encode_text
 from cairn.core.block import Block
 from cairn.core.errors import UsageError
 from cairn.core.genesis import Genesis
+from cairn.proof.checkpoint import SignedCheckpoint
+from cairn.proof.keyring import Keyring
+from cairn.proof.receipt import Receipt
 from cairn.report import Report
 
 T = TypeVar("T")
@@ -40,6 +51,10 @@ class AsyncClient:
         token: str | None = None,
         timeout: float = http.TIMEOUT_SECONDS,
         patience: float = http.PATIENCE_SECONDS,
+        key: str | Sequence[str] | None = None,
+        witnesses: Sequence[str] = (),
+        quorum: int | None = None,
+        keyring: Keyring | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare to ask the node at `url`, as `Client` does; nothing is sent yet.
@@ -49,7 +64,15 @@ class AsyncClient:
         """
         self._http = httpx.AsyncClient(transport=transport, **http.settings(url, token))
         self._timeout = timeout
-        self._calls = Calls(patience)
+        trust = Trust(
+            str(self._http.base_url),
+            patience,
+            keyring or Keyring(),
+            keys=parse_keys(key),
+            witnesses=parse_keys(witnesses),
+            quorum=len(witnesses) if quorum is None else quorum,
+        )
+        self._calls = Calls(patience, trust)
 
     async def append(self, value: object, *, key: str | None = None) -> Block:
         """Record one JSON value; return its block, durable. See `Client.append`."""
@@ -145,13 +168,25 @@ class AsyncClient:
                 async with self._open(follower.request()) as response:
                     if follower.is_stream(response.status_code, response.headers):
                         async for chunk in response.aiter_bytes():
-                            for block in follower.take(chunk):
+                            for block in await self._run(self._calls.taken(follower, chunk)):
                                 yield block
                     else:
                         follower.failed(await _answer(response))
             except http.LOST as error:
                 follower.failed(http.lost(error))
             await asyncio.sleep(follower.pause())
+
+    async def checkpoint(self) -> SignedCheckpoint:
+        """Return the node's signed checkpoint, checked. See `Client.checkpoint`."""
+        return await self._run(self._calls.trust.checkpoint())
+
+    async def receipt(self, index: int, entry: int = 0) -> Receipt:
+        """Return the receipt of an entry, checked. See `Client.receipt`."""
+        return await self._run(self._calls.trust.receipt(index, entry))
+
+    async def assurance(self) -> str:
+        """Return the rung of the ladder that the ledger has reached. See `Client.assurance`."""
+        return (await self.checkpoint()).assurance
 
     async def validate(self) -> Report:
         """Have the node check every rule on every block that it stores; may take minutes."""
@@ -200,9 +235,13 @@ class AsyncClient:
         try:
             todo = next(steps)
             while True:
-                if todo.wait:
-                    await asyncio.sleep(todo.wait)
-                todo = steps.send(await self._send(todo.request))
+                if isinstance(todo, Try):
+                    if todo.wait:
+                        await asyncio.sleep(todo.wait)
+                    outcome: Any = await self._send(todo.request)
+                else:
+                    outcome = await asyncio.to_thread(todo)
+                todo = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result

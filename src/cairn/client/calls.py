@@ -9,7 +9,9 @@ from typing import Final, TypeVar
 
 from cairn.client import answers, wire
 from cairn.client.errors import NodeError
+from cairn.client.events import Follower
 from cairn.client.retry import Steps, Tries, answered
+from cairn.client.trust import Trust
 from cairn.client.wire import Answer, Request
 from cairn.core.block import Block
 from cairn.core.errors import DamagedError, EntryError, NoSuchBlockError, OutcomeUnknownError
@@ -30,13 +32,17 @@ Read = Callable[[Request, Answer], T]
 class Calls:
     """The requests of one client, each tried again until `patience` seconds have passed."""
 
-    def __init__(self, patience: float) -> None:
+    def __init__(self, patience: float, trust: Trust) -> None:
+        """Check what comes back by `trust`."""
         self.patience = patience
+        self.trust = trust
 
     def append(self, text: bytes, key: str | None) -> Steps[Block]:
         """Record one canonical JSON text."""
         request = wire.post("/block", [text], _or_random(key))
-        return self._record(request, answers.read_recorded)
+        block = yield from self._record(request, answers.read_recorded)
+        yield from self.trust.acknowledged(block)
+        return block
 
     def append_all(self, texts: Sequence[bytes], key: str | None) -> Steps[range]:
         """Record canonical JSON texts, all or nothing; return their positions."""
@@ -48,11 +54,11 @@ class Calls:
     def get(self, index: int) -> Steps[Block]:
         """Read the block at `index`, which counts from the end where it is negative."""
         if index == -1:
-            return (yield from self.read(wire.get("/head"), answers.read_block))
+            return (yield from self._head())
         position = index if index >= 0 else index + (yield from self.length())
         if not 0 <= position < LIMIT_63:
             raise NoSuchBlockError(f"there is no block {index}")
-        return (yield from self.read(wire.get(f"/blocks/{position}"), answers.read_block))
+        return (yield from self._block(f"/blocks/{position}", lambda b: b.index == position))
 
     def find(self, block_hash: str) -> Steps[Block | None]:
         """Read the block with this hash, if there is one."""
@@ -63,9 +69,27 @@ class Calls:
         if len(raw) != HASH_BYTES:
             return None
         try:
-            return (yield from self.read(wire.get(f"/blocks/{raw.hex()}"), answers.read_block))
+            return (yield from self._block(f"/blocks/{raw.hex()}", lambda b: b.stored_hash == raw))
         except NoSuchBlockError:
             return None
+
+    def _head(self) -> Steps[Block]:
+        """Read the last block: none before what is known to be there."""
+        known = self.trust.size
+        return (yield from self._block("/head", lambda block: block.index >= known - 1))
+
+    def _block(self, path: str, is_asked: Callable[[Block], bool]) -> Steps[Block]:
+        """Read a block, and check it."""
+        request = wire.get(path)
+        block = yield from self.read(request, answers.read_block)
+        if not is_asked(block):
+            raise answers.bad_answer(request, f"another block: {block!r:.200}")
+        yield from self.trust.check([block])
+        return block
+
+    def taken(self, follower: Follower, chunk: bytes) -> Steps[Sequence[Block]]:
+        """Return the blocks that end in a chunk of a stream, checked."""
+        return (yield from self.trust.check(list(follower.take(chunk))))
 
     def length(self) -> Steps[int]:
         """Read how many blocks there are: on a page of genesis, as the head may be large."""

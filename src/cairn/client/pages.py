@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 from cairn.client import wire
@@ -23,6 +24,7 @@ class Pages:
     def __init__(self, calls: Calls, path: str, query: dict[str, str], read: Read[Page]) -> None:
         """Begin at `path`, and follow what the answers call the next; `read` reads each."""
         self.done = False
+        self._last = -1  # position of the last block that came
         self._calls = calls
         self._request = wire.get(path, query)
         self._read = read
@@ -36,11 +38,20 @@ class Pages:
             self.done = True
         else:
             self._request = wire.get(page.next)
-        return (to_block(request, view) for view in views)
+        blocks = [to_block(request, view) for view in views]
+        return iter((yield from self._calls.trust.check(self._expected(blocks))))
 
     def _take(self, page: Page) -> list[Any]:
         """Return those blocks of the page that are wanted."""
         return page.views
+
+    def _expected(self, blocks: list[Block]) -> list[Block]:
+        """Return the blocks of a page, if they are in the order that was asked for."""
+        places = [block.index for block in blocks]
+        if any(after <= before for before, after in pairwise([self._last, *places])):
+            raise bad_answer(self._request, "blocks that are out of order")
+        self._last = places[-1] if places else self._last
+        return blocks
 
 
 class Search(Pages):
@@ -70,6 +81,7 @@ class Scan(Pages):
         super().__init__(calls, "/", {"start": str(start), "limit": str(limit)}, read_chain)
         self.done = limit <= 0
         self._start, self._stop = start, stop
+        self._next = start
         self._left: int | None = None  # until the first page says how many there are
 
     def turn(self) -> Steps[Iterator[Block]]:
@@ -92,3 +104,10 @@ class Scan(Pages):
         if page.next is None and not self.done:
             raise bad_answer(self._request, f"the last page, {self._left} blocks before the end")
         return views
+
+    def _expected(self, blocks: list[Block]) -> list[Block]:
+        for block in blocks:
+            if block.index != self._next:
+                raise bad_answer(self._request, f"block {block.index}, where {self._next} is due")
+            self._next += 1
+        return blocks

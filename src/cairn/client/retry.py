@@ -1,7 +1,8 @@
 """Trying again: when, how often, and what is known when there was never an answer. No I/O.
 
-Steps are a generator: it yields each `Try`, is sent the outcome, and returns the result. So the
-same steps serve a client that blocks and one that awaits.
+Steps are a generator: it yields each `Try`, is sent the outcome, and returns the result; what may
+wait for the disk likewise, as `Work`. So the same steps serve a client that blocks and one that
+awaits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Generator
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cairn.client.answers import refusal, slug
 from cairn.client.errors import UnreachableError
@@ -37,7 +38,10 @@ class Try(NamedTuple):
     """Seconds to wait before."""
 
 
-Steps = Generator[Try, Outcome, T]
+Work = Callable[[], Any]
+"""What may wait for the disk: a client that awaits does it in a thread."""
+
+Steps = Generator[Try | Work, Any, T]
 
 
 class Tries:
@@ -85,15 +89,16 @@ class Tries:
         self._pause = FIRST_PAUSE
 
 
-def answered(request: Request, tries: Tries) -> Steps[Answer]:
+def answered(request: Request, tries: Tries, wait: float | None = 0.0) -> Steps[Answer]:
     """Try until there is an answer that trying again would not change; return it.
+
+    The first try is after `wait` seconds.
 
     Raises:
         UnreachableError: there was none until patience was up.
     """
-    wait: float | None = 0.0
     while wait is not None:
-        outcome = yield Try(request, wait)
+        outcome: Outcome = yield Try(request, wait)
         if isinstance(outcome, Answer) and outcome.status not in TRY_AGAIN:
             return outcome
         tries.note(outcome)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
@@ -17,11 +17,15 @@ from cairn.client.batches import Extension
 from cairn.client.calls import Calls
 from cairn.client.events import Follower
 from cairn.client.pages import Pages, Scan, Search
-from cairn.client.retry import Outcome, Steps
+from cairn.client.retry import Outcome, Steps, Try
+from cairn.client.trust import Trust, parse_keys
 from cairn.client.wire import ENCODER, MAX_ANSWER, Answer, Request, encode_text
 from cairn.core.block import Block
 from cairn.core.errors import UsageError
 from cairn.core.genesis import Genesis
+from cairn.proof.checkpoint import SignedCheckpoint
+from cairn.proof.keyring import Keyring
+from cairn.proof.receipt import Receipt
 from cairn.report import Report
 
 T = TypeVar("T")
@@ -31,13 +35,24 @@ class Client:
     """A ledger on a node, over HTTP: used as a `Ledger` is, also by many threads at once.
 
     Every request is tried again, with growing pauses, until there is an answer or patience is up;
-    no retry records anything twice. Blocks are as the node shows them, valid or not.
+    no retry records anything twice.
+
+    Nothing that the node says of the ledger is believed. Every block that is returned keeps the
+    rules and is in the tree of a checkpoint that is signed by a trusted key, and consistent with
+    all that this user was shown before. An append returns before it is signed; it is held to a
+    later checkpoint. What cannot be checked: that a search has found everything, what `validate`
+    reports, and that the last block is the last.
 
     What any of the methods may raise, beside what it names:
         UnreachableError: there was no answer until patience was up.
         NotPermittedError: the token is missing or wrong, or the node goes by another name.
         DamagedError: the node cannot read what it stores.
         NodeError: it refuses for another reason; a `BadAnswerError` where it seems to be no node.
+        InvalidChainError: it shows a block that breaks a rule.
+        InconsistentError: it shows another history than before, or than it has signed. The error
+            holds both statements, and they are kept on disk.
+        UntrustedSignerError: the checkpoint is signed by another key than a trusted one.
+        ProofError: its signatures are wrong, or fewer witnesses have cosigned than are asked for.
     """
 
     def __init__(
@@ -47,6 +62,10 @@ class Client:
         token: str | None = None,
         timeout: float = http.TIMEOUT_SECONDS,
         patience: float = http.PATIENCE_SECONDS,
+        key: str | Sequence[str] | None = None,
+        witnesses: Sequence[str] = (),
+        quorum: int | None = None,
+        keyring: Keyring | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Prepare to ask the node at `url`; nothing is sent yet.
@@ -55,12 +74,26 @@ class Client:
         after which none begins any more. `transport` is another way to get there, such as a Unix
         socket.
 
+        `key` is the verifier key, or keys, to believe (`cairn key` prints it). Without, those that
+        this user has recorded for the ledger are; if there are none, the first that is seen, from
+        then on, as ssh does: then a forged first contact is not found out. `quorum` of `witnesses`
+        (verifier keys; by default, all) must have cosigned a checkpoint. `keyring` is where keys
+        and checkpoints are remembered: by default, in the user's configuration folder.
+
         Raises:
             UsageError: `url` is not that of a node, or `token` cannot be sent.
         """
         self._http = httpx.Client(transport=transport, **http.settings(url, token))
         self._timeout = timeout
-        self._calls = Calls(patience)
+        trust = Trust(
+            str(self._http.base_url),
+            patience,
+            keyring or Keyring(),
+            keys=parse_keys(key),
+            witnesses=parse_keys(witnesses),
+            quorum=len(witnesses) if quorum is None else quorum,
+        )
+        self._calls = Calls(patience, trust)
 
     def append(self, value: object, *, key: str | None = None) -> Block:
         """Record one JSON value; return its block, durable.
@@ -194,6 +227,33 @@ class Client:
         first = len(self) if start is None else start
         return self._follow(Follower(first, self._calls.patience))
 
+    def checkpoint(self) -> SignedCheckpoint:
+        """Return the node's signed checkpoint: checked, consistent with all that were seen before.
+
+        What was appended by this client, and is covered, is found in it.
+
+        Raises:
+            InconsistentError: it contradicts one that this user was shown before.
+        """
+        return self._run(self._calls.trust.checkpoint())
+
+    def receipt(self, index: int, entry: int = 0) -> Receipt:
+        """Return the receipt of an entry, which proves it to whoever trusts the node's key.
+
+        Raises:
+            NoSuchBlockError: there is no such block.
+            ProofError: the node gives one that proves nothing.
+        """
+        return self._run(self._calls.trust.receipt(index, entry))
+
+    @property
+    def assurance(self) -> str:
+        """The rung of the ladder that the ledger has reached: `signed` or `witnessed`.
+
+        `witnessed` is it only by witnesses that this client was given.
+        """
+        return self.checkpoint().assurance
+
     def validate(self) -> Report:
         """Have the node check every rule on every block that it stores; may take minutes."""
         return self._run(self._calls.validate())
@@ -238,7 +298,7 @@ class Client:
                 with self._open(follower.request()) as response:
                     if follower.is_stream(response.status_code, response.headers):
                         for chunk in response.iter_bytes():
-                            yield from follower.take(chunk)
+                            yield from self._run(self._calls.taken(follower, chunk))
                     else:
                         follower.failed(_answer(response))
             except http.LOST as error:
@@ -250,9 +310,13 @@ class Client:
         try:
             todo = next(steps)
             while True:
-                if todo.wait:
-                    time.sleep(todo.wait)
-                todo = steps.send(self._send(todo.request))
+                if isinstance(todo, Try):
+                    if todo.wait:
+                        time.sleep(todo.wait)
+                    outcome: Any = self._send(todo.request)
+                else:
+                    outcome = todo()
+                todo = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result

@@ -47,6 +47,8 @@ class Keyring:
         """What was signed here: nothing that contradicts it will be."""
         self.seen = Memory(self.folder / "seen.sqlite")
         """What nodes have shown, and was found consistent."""
+        self.nodes = Memory(self.folder / "nodes.sqlite")
+        """Which ledger was where, and the first key seen of each."""
         self.evidence = self.folder / "evidence"
         """Where contradictions are written down."""
 

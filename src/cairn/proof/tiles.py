@@ -123,15 +123,20 @@ def nodes_of(size: int, read: Callable[[Tile], bytes]) -> Nodes:
     Raises, when asked:
         ProofError: a tile is not as long as it must be.
     """
+    made: dict[tuple[int, int], bytes] = {}  # inside tiles
 
     def node(level: int, index: int) -> bytes:
+        if level % HEIGHT:
+            if (level, index) not in made:
+                children = node(level - 1, 2 * index), node(level - 1, 2 * index + 1)
+                made[level, index] = node_hash(*children)
+            return made[level, index]
         tile = tile_with(level, index, size)
         data = read(tile)
         if len(data) != tile.nbytes:
             raise ProofError(f"{tile.path} has {len(data)} bytes, not {tile.nbytes}")
-        step = level % HEIGHT
-        first = (index << step) - tile.start
-        return _fold(data[first * HASH_BYTES : (first + (1 << step)) * HASH_BYTES])
+        first = (index - tile.start) * HASH_BYTES
+        return data[first : first + HASH_BYTES]
 
     return node
 
@@ -166,11 +171,3 @@ def headers_in(bundle: bytes) -> list[bytes]:
     if any(len(entry) != step or entry[:LENGTH_BYTES] != length for entry in found):
         raise ProofError(f"a bundle holds headers of {HEADER_BYTES} bytes, each after its length")
     return [entry[LENGTH_BYTES:] for entry in found]
-
-
-def _fold(hashes: bytes) -> bytes:
-    """Return the root over a power of two of hashes."""
-    level = [hashes[at : at + HASH_BYTES] for at in range(0, len(hashes), HASH_BYTES)]
-    while len(level) > 1:
-        level = [node_hash(*level[i : i + 2]) for i in range(0, len(level), 2)]
-    return level[0]

@@ -106,8 +106,8 @@ class DiskStore:
         found = bytearray()
         at = start
         for sealed in self._tail.sealed(start, stop) if start < stop else ():
-            if sealed.first > at:
-                break
+            if not sealed.first <= at < sealed.stop:
+                continue
             upto = min(sealed.stop, stop)
             found += flat.hashes(self._folder, sealed, at, upto)
             at = upto
