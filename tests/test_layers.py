@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "cli": {
         "cli",
         "core",
+        "encoding",
         "report",
         "hashing",
         "store",

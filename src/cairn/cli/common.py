@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import click
 
-from cairn.core.errors import CairnError, DamagedError, FormatError, ProofError
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    FormatError,
+    LockedError,
+    ProofError,
+    StoreError,
+)
 from cairn.core.rules import InvalidChainError
+from cairn.ledger import Ledger
 from cairn.proof.note import VerifierKey
 
 NOT_VALID: Final = 1
@@ -90,6 +98,18 @@ class Commands(click.Group):
             raise Invalid(str(error)) from error
         except (CairnError, OSError) as error:
             raise Failed(str(error)) from error
+
+
+def open_to_prove(directory: Path) -> Ledger:
+    """Open a ledger to sign it; or, while another process writes it, to use what that has signed.
+
+    Raises:
+        NotFoundError: nothing is there.
+    """
+    if directory.exists():
+        with suppress(LockedError, StoreError):
+            return Ledger.open(directory)
+    return Ledger.open(directory, read_only=True)
 
 
 @contextmanager

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
-from cairn.cli.common import VKEY, Failed, ledger_option
-from cairn.core.block import rfc3339
-from cairn.core.errors import LockedError, NoSuchBlockError, ProofError, ReadOnlyError
+from cairn.cli.common import VKEY, Failed, ledger_option, open_to_prove
+from cairn.core.block import Block, rfc3339
+from cairn.core.canonical import parse
+from cairn.core.errors import ProofError
+from cairn.core.genesis import MAX_DEPTH, MAX_U32, Limits
+from cairn.encoding import Encoder
 from cairn.ledger import Ledger
-from cairn.proof.checkpoint import Policy
+from cairn.proof.checkpoint import Policy, SignedCheckpoint
 from cairn.proof.keyring import Keyring
+from cairn.proof.mirror import check_mirror
 from cairn.proof.note import VerifierKey
 from cairn.proof.receipt import MAX_RECEIPT, Proved, Receipt
 
@@ -34,15 +38,8 @@ def receipt(
 
     While a node runs, under the checkpoint that it has published; else, under one signed now.
     """
-    try:
-        ledger = Ledger.open(directory) if directory.exists() else _read(directory)
-    except (LockedError, ReadOnlyError):
-        ledger = _read(directory)
-    with ledger:
-        try:
-            found = ledger.receipt(index if index >= 0 else index + len(ledger), entry)
-        except NoSuchBlockError as error:
-            raise Failed(str(error)) from error
+    with open_to_prove(directory) as ledger:
+        found = ledger.receipt(index if index >= 0 else index + len(ledger), entry)
     text = found.to_tlog_proof() if tlog_proof else found.to_json()
     if output is None:
         click.echo(text, nl=False)
@@ -51,29 +48,35 @@ def receipt(
         click.echo(f"wrote {output}: block {found.index}, {len(text.encode())} bytes")
 
 
-def _read(directory: Path) -> Ledger:
-    return Ledger.open(directory, read_only=True)
-
-
 @click.command()
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=click.Path(exists=True, allow_dash=True))
 @click.option(
     "--key", "keys", type=VKEY, multiple=True, help="Trust this key, and no recorded one."
 )
 @click.option("--witness", "witnesses", type=VKEY, multiple=True, help="Trust this witness.")
 @click.option("--quorum", default=0, help="How many of the trusted witnesses must have cosigned.")
+@click.option(
+    "--data",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Of a folder: check this export (NDJSON) of the ledger's data against it, too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify(
-    file: BufferedReader,
+    file: str,
     keys: tuple[VerifierKey, ...],
     witnesses: tuple[VerifierKey, ...],
     quorum: int,
+    data: BinaryIO | None,
     *,
     as_json: bool,
 ) -> None:
     """Check the receipt in FILE, offline: no ledger and no node is needed.
 
-    Exits with 1 where it proves nothing, or where its signer is not trusted. Without --key, the
+    FILE can also be a folder of checkpoint and tiles, as export --tiles makes it: then every header
+    and hash of the ledger is checked.
+
+    Exits with 1 where nothing is proved, or where the signer is not trusted. Without --key, the
     keys are trusted that were recorded (cairn key).
     """
     recorded = [] if keys and witnesses else Keyring().trusted()
@@ -85,11 +88,30 @@ def verify(
         )
     except ProofError as error:
         raise Failed(str(error)) from error
-    proved = Receipt.parse(file.read(MAX_RECEIPT + 1)).check(policy)
+    if Path(file).is_dir():
+        _verify_mirror(Path(file), policy, data)
+        return
+    with click.open_file(file, "rb") as stream:
+        proved = Receipt.parse(stream.read(MAX_RECEIPT + 1)).check(policy)
     if as_json:
         click.echo(json.dumps(_facts(proved), ensure_ascii=False))
     else:
         _show(proved)
+
+
+def _verify_mirror(folder: Path, policy: Policy, data: BinaryIO | None) -> None:
+    def read(path: str) -> bytes:
+        try:
+            return (folder / path).read_bytes()
+        except OSError as error:
+            raise ProofError(f"the mirror has no {path}: {error}") from error
+
+    encode = Encoder(Limits(size=MAX_U32, depth=MAX_DEPTH)).value
+    blocks = (Block.from_view(parse(line), encode=encode) for line in data) if data else None
+    signed = check_mirror(read, policy, blocks)
+    what = "headers, data and tree" if data else "headers and tree"
+    click.echo(f"VERIFIED: {signed.checkpoint.size} blocks ({what}) of {signed.checkpoint.origin}")
+    _show_signers(signed)
 
 
 def _facts(proved: Proved) -> dict[str, object]:
@@ -115,6 +137,10 @@ def _show(proved: Proved) -> None:
     click.echo(f"  recorded   {rfc3339(proved.header.timestamp)}, by the recorder's clock")
     click.echo(f"  hash       {proved.header.hash.hex()}")
     click.echo(f"  checkpoint of {signed.checkpoint.size} blocks")
+    _show_signers(signed)
+
+
+def _show_signers(signed: SignedCheckpoint) -> None:
     for key in signed.log_keys:
         click.echo(f"  signed by  {key}")
     for key, time in signed.witnesses.items():
@@ -137,7 +163,7 @@ def key(ctx: click.Context, directory: Path) -> None:
     Give it to whoever shall check your receipts and checkpoints.
     """
     if ctx.invoked_subcommand is None:
-        with _read(directory) as ledger:
+        with Ledger.open(directory, read_only=True) as ledger:
             click.echo(str(Keyring().signing_key(ledger.notary.origin).verifier))
 
 

@@ -13,11 +13,12 @@ from typing import BinaryIO, Final
 
 import click
 
-from cairn.cli.common import ledger_option, progress
+from cairn.cli.common import ledger_option, open_to_prove, progress
 from cairn.core.canonical import parse
 from cairn.core.errors import NoSuchBlockError
 from cairn.ledger import Ledger
 from cairn.ledger.exchange import export_lines
+from cairn.ledger.mirror import write_mirror
 
 HASH_DIGITS: Final = 64
 
@@ -49,11 +50,22 @@ def show(directory: Path, block: str) -> None:
     metavar="FILE",
     help="Write a Parquet file, with a typed column for each fact, instead of lines.",
 )
+@click.option(
+    "--tiles",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the checkpoint and tiles (C2SP tlog-tiles), for any web server; only what is new.",
+)
 @ledger_option
-def export(directory: Path, output: Path | None, parquet: Path | None) -> None:
+def export(directory: Path, output: Path | None, parquet: Path | None, tiles: Path | None) -> None:
     """Write every block's JSON view, a line each, to standard output or a file."""
-    if output and parquet:
-        raise click.UsageError("--output is for lines and --parquet for columns: name one")
+    if sum(option is not None for option in (output, parquet, tiles)) > 1:
+        raise click.UsageError("--output is for lines, --parquet for columns, --tiles for proofs")
+    if tiles:
+        with open_to_prove(directory) as ledger, progress("exporting", len(ledger)) as show_done:
+            checkpoint = write_mirror(ledger, tiles, lambda done, _size: show_done(done))
+        click.echo(f"wrote the checkpoint of {checkpoint.size} blocks, and its tiles, to {tiles}")
+        return
     with (
         Ledger.open(directory, read_only=True) as ledger,
         progress("exporting", len(ledger)) as show_done,

@@ -401,7 +401,7 @@ class Ledger:
             NotFoundError: none was published yet.
             ProofError: a published one is not by a key that this user trusts.
         """
-        note = self._checkpoint()  # which may record a key to trust
+        note = self.published()  # which may record a key to trust
         return self.notary.policy().open(note)
 
     def receipt(self, index: int, entry: int = 0) -> Receipt:
@@ -414,7 +414,7 @@ class Ledger:
             DamagedError: what is stored is not what was signed.
             InconsistentError, InvalidChainError, NotFoundError: as for `checkpoint`.
         """
-        return self.notary.receipt(index, entry, self._checkpoint())
+        return self.notary.receipt(index, entry, self.published())
 
     def prove(self, indexes: Sequence[int], size: int | None = None) -> Iterator[list[bytes]]:
         """Yield the inclusion proof of each of these blocks in the tree of the first `size`.
@@ -440,7 +440,8 @@ class Ledger:
         except (NotFoundError, ProofError):
             return "chained"
 
-    def _checkpoint(self) -> Note:
+    def published(self) -> Note:
+        """Return the note of `checkpoint`, whoever has signed it."""
         try:
             published = self.notary.published()
         except (NotFoundError, ProofError):

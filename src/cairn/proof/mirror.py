@@ -1,0 +1,124 @@
+"""Checking a whole ledger by its checkpoint and tiles alone, and its data where that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from cairn.core import rules
+from cairn.core.block import Block
+from cairn.core.errors import ProofError
+from cairn.core.genesis import MAX_U32, Limits
+from cairn.core.header import NO_HASH, Header
+from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
+from cairn.core.proofs import root
+from cairn.core.rules import InvalidChainError, Stored
+from cairn.proof.checkpoint import Policy, SignedCheckpoint, ledger_of
+from cairn.proof.tiles import ENTRIES, Tile, headers_in, nodes_of, tiles_of
+
+Read = Callable[[str], bytes]
+"""Returns what a path of the mirror holds; raises ProofError where that is nothing."""
+
+_ANY = Limits(count=MAX_U32, size=MAX_U32)
+
+
+def check_mirror(
+    read: Read, policy: Policy, blocks: Iterable[Block] | None = None
+) -> SignedCheckpoint:
+    """Check every header and every hash of the tree of a mirror; return its checkpoint.
+
+    With `blocks`, which are all of them in order (as an export has them), their data, too.
+
+    Raises:
+        UnknownSignerError: no key that `policy` trusts has signed it.
+        InvalidChainError: a block breaks a rule.
+        ProofError: something is missing, or is not what was signed.
+    """
+    signed = policy.open(read("checkpoint"))
+    checkpoint = signed.checkpoint
+    size, genesis = checkpoint.size, ledger_of(checkpoint.origin)
+    given = iter(blocks) if blocks is not None else None
+    before: tuple[bytes, int] | None = None  # hash and timestamp
+    for index, header in enumerate(_headers(read, size)):
+        block = _next(given, index) if given else Block(header, header.hash, ())
+        if block.header != header:
+            raise ProofError(f"block {index} of the data is not the one that was signed")
+        if failure := _broken(block, index, before, with_data=given is not None):
+            raise InvalidChainError(failure)
+        if index == 0 and header.hash.hex() != genesis:
+            raise ProofError(f"block 0 is not the genesis of ledger {genesis}")
+        before = header.hash, header.timestamp
+    _check_tree(read, size)
+    found = root(size, nodes_of(size, lambda tile: read(tile.path)))
+    if found != checkpoint.root:
+        raise ProofError(f"the root of the tiles is {found.hex()}, not {checkpoint.root.hex()}")
+    return signed
+
+
+def _headers(read: Read, size: int) -> Iterator[Header]:
+    """Yield the headers of the mirror, each of which has the hash that its tile says."""
+    for tile in tiles_of(size):
+        if tile.level != ENTRIES:
+            return
+        headers = headers_in(read(tile.path))
+        hashes = read(tile._replace(level=0).path)
+        if b"".join(map(leaf_hash, headers)) != hashes or len(headers) != tile.width:
+            raise ProofError(f"{tile.path} is not what its tile has the hashes of")
+        yield from map(Header.unpack, headers)
+
+
+def _check_tree(read: Read, size: int) -> None:
+    """Check that every hash of a higher tile is the root of the full tile below it."""
+    for tile in tiles_of(size):
+        if tile.level > 0:
+            hashes = read(tile.path)
+            for i in range(tile.width):
+                below = Tile(tile.level - 1, tile.start + i)
+                if _root_of(read(below.path)) != hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]:
+                    raise ProofError(f"{tile.path} is not above {below.path}")
+
+
+def _root_of(full: bytes) -> bytes:
+    """Return the root over the hashes of a full tile."""
+    return tree_hash(full[at : at + HASH_BYTES] for at in range(0, len(full), HASH_BYTES))
+
+
+def _next(blocks: Iterator[Block], index: int) -> Block:
+    for block in islice(blocks, 1):
+        return block
+    raise ProofError(f"the data ends before block {index}")
+
+
+def _broken(
+    block: Block, index: int, before: tuple[bytes, int] | None, *, with_data: bool
+) -> rules.Failure | None:
+    """Return the first rule that a block breaks, of those that can be asked."""
+    entries = tuple(entry.to_bytes() for entry in block.entries)
+    stored = Stored(
+        position=index,
+        header=block.header,
+        hash=block.stored_hash,
+        entries=entries,
+        size=sum(map(len, entries)),
+        previous_hash=before[0] if before else NO_HASH,
+        previous_timestamp=before[1] if before else None,
+        limits=_ANY,
+    )
+    if with_data:
+        return rules.first_broken(stored)
+    for rule in rules.RULES:
+        if rule.check in _OF_HEADERS and (broken := rule.check(stored)):
+            return rules.failure(index, rule.name, broken)
+    return None
+
+
+_OF_HEADERS = (
+    rules.check_version,
+    rules.check_kind,
+    rules.check_index,
+    rules.check_timestamp,
+    rules.check_link,
+    rules.check_hash,
+    rules.check_work,
+)
+"""The rules that need no data."""
