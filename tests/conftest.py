@@ -48,7 +48,11 @@ def every_verdict_has_a_second_opinion(
         whole = not any(others.get(name) for name in ("start", "incremental", "canonical"))
         if whole and isinstance(self._store, DiskStore):
             second = independent.check(self._store.directory)
-            found = [independent.Finding(f.index, f.rule) for f in report.failures]
+            found = [
+            independent.Finding(f.index, f.rule)
+            for f in report.failures
+            if f.rule != "checkpoint"  # of which the store knows nothing
+        ]
             assert found == (second if all else second[:1])
         return report
 

@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "bench": {"bench", "core", "encoding", "hashing", "store", "ledger"},
     "client": {"client", "core", "encoding", "report", "proof"},
     "logging": {"logging", "core", "encoding", "ledger", "client"},
-    "lab": {"lab", "core", "hashing", "store", "ledger"},
+    "lab": {"lab", "core", "hashing", "store", "proof", "ledger"},
     "node": {"node", "core", "report", "store", "proof", "ledger"},
     "api": {"api", "core", "encoding", "report", "proof", "ledger", "lab", "node"},
-    "__init__": {"core", "report", "ledger", "client"},
+    "__init__": {"core", "report", "proof", "ledger", "client"},
     "cli": {
         "cli",
         "core",

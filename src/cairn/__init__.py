@@ -5,6 +5,7 @@ with Ledger.open("audit.cairn") as ledger:
     assert ledger.validate().valid
 """
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from cairn.core.block import Block
@@ -15,11 +16,13 @@ from cairn.core.errors import (
     ExistsError,
     ExtendError,
     FormatError,
+    InconsistentError,
     KeyReusedError,
     LockedError,
     NoSuchBlockError,
     NotFoundError,
     OutcomeUnknownError,
+    ProofError,
     ReadOnlyError,
     StoreError,
     UsageError,
@@ -27,6 +30,7 @@ from cairn.core.errors import (
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.rules import Failure, InvalidChainError
 from cairn.ledger import Ledger
+from cairn.proof.receipt import Receipt
 from cairn.report import Report
 
 if TYPE_CHECKING:
@@ -44,6 +48,7 @@ __all__ = [
     "Failure",
     "FormatError",
     "Genesis",
+    "InconsistentError",
     "InvalidChainError",
     "KeyReusedError",
     "Ledger",
@@ -53,11 +58,16 @@ __all__ = [
     "NodeError",
     "NotFoundError",
     "OutcomeUnknownError",
+    "ProofError",
     "ReadOnlyError",
+    "Receipt",
     "Report",
     "StoreError",
     "UsageError",
 ]
+
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to hear it says so
 
 
 def __getattr__(name: str) -> Any:

@@ -453,12 +453,11 @@ def test_a_progress_bar_is_drawn_for_a_person() -> None:
     assert "valid: 1001 blocks" in result.stdout
 
 
-def test_demo_shows_what_is_caught_and_what_is_not_yet() -> None:
+def test_demo_shows_what_each_attack_is_caught_by() -> None:
     output = cairn("demo").output
-    rows = [line for line in output.splitlines() if "│" in line]
-    assert sum("│ yes" in row for row in rows) == 46
-    assert sum("│ not yet" in row for row in rows) == 4
-    assert "46 caught, 4 not caught yet" in output
+    assert "52 caught, 0 not." in output
+    for caught_by, times in (("checkpoint", 4), ("head", 1), ("clients", 1), ("a witness", 1)):
+        assert output.count(f"│ {caught_by} ") == times
 
 
 def test_usage_errors_exit_2() -> None:

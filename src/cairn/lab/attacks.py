@@ -7,13 +7,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cairn.core.entry import SALT_BYTES
-from cairn.core.rules import Failure
+from cairn.core.errors import ProofError
+from cairn.core.proofs import check_consistency
 from cairn.lab.tampering import Forgery, forging, rechain
 from cairn.ledger import Ledger
+from cairn.proof.checkpoint import Checkpoint
+from cairn.proof.keyring import Keyring
+from cairn.proof.memory import Memory
+from cairn.proof.note import Algorithm
+from cairn.proof.witness import Request, Witness
 
 TARGET: Final = 3
 """The block in the middle that attacks aim at."""
@@ -32,13 +39,14 @@ class Attack:
     """Whether the attacker also corrects the store's record of where the chain ends."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What validation said after an attack."""
+class Outcome(NamedTuple):
+    """What became of an attack."""
 
-    attack: Attack
-    failure: Failure | None
+    attack: str
+    caught_by: str | None
     """None: not caught."""
+    what: str = ""
+    """What was found."""
 
 
 def attacks() -> Iterator[Attack]:
@@ -62,18 +70,60 @@ def attacks() -> Iterator[Attack]:
 
 
 def perform_all() -> Iterator[Outcome]:
-    """Build a small ledger on disk; for each attack, tamper with a copy of it and validate."""
+    """Build a small ledger on disk, and sign it; for each attack, tamper with a copy and validate.
+
+    The attacker has the disk with the ledger, and not that with the keys and what was signed. In
+    the end, the one who signs is the attacker.
+    """
     with tempfile.TemporaryDirectory(prefix="cairn-demo-") as folder:
-        original = Path(folder) / "original"
-        with Ledger.open(original) as ledger:
+        original, keyring = Path(folder) / "original", Keyring(Path(folder) / "keys")
+        with Ledger.open(original, keyring=keyring) as ledger:
             ledger.extend({"step": i, "did": "laid a stone"} for i in range(1, LENGTH))
+            ledger.checkpoint()
         for number, attack in enumerate(attacks()):
             copy = Path(folder) / str(number)
             shutil.copytree(original, copy)
             with forging(copy, cover_tracks=attack.cover_tracks) as blocks:
                 attack.perform(blocks)
-            with Ledger.open(copy, read_only=True) as ledger:
-                yield Outcome(attack, ledger.validate().failure)
+            with Ledger.open(copy, read_only=True, keyring=keyring) as ledger:
+                failure = ledger.validate().failure
+            if failure is None:
+                yield Outcome(attack.name, None)
+            else:
+                yield Outcome(attack.name, failure.rule, f"at block {failure.index}")
+        yield from _fork(original, keyring, Path(folder))
+
+
+def _fork(original: Path, keyring: Keyring, folder: Path) -> Iterator[Outcome]:
+    """Show two people two histories, both signed with the ledger's own key."""
+    notes = []
+    for name in ("one", "other"):
+        copy, own = folder / f"for {name}", Keyring(folder / f"keys for {name}")
+        shutil.copytree(original, copy)
+        shutil.copytree(keyring.folder / "keys", own.folder / "keys")
+        with Ledger.open(copy, keyring=own) as ledger:
+            ledger.append({"paid": f"to the {name}"})
+            notes.append(ledger.published())
+    mine, theirs = (Checkpoint.parse(note.text) for note in notes)
+    attack = "show two people different histories, signed with the ledger's own key"
+    try:
+        check_consistency([], mine.size, theirs.size, mine.root, theirs.root)
+    except ProofError:
+        yield Outcome(attack, "clients", "who compare what they were shown")
+    else:
+        yield Outcome(attack, None)
+    witness = Witness(
+        Keyring(folder / "witness").signing_key("witness.example", Algorithm.COSIGNATURE),
+        {mine.origin: keyring.trusted(mine.origin)},
+        Memory(folder / "witness" / "cosigned.sqlite"),
+        folder / "witness" / "evidence",
+    )
+    asked = (Request(0, (), notes[0]), Request(mine.size, (), notes[1]))
+    answers = [witness.add_checkpoint(request.body).status for request in asked]
+    if answers == [HTTPStatus.OK, HTTPStatus.UNPROCESSABLE_ENTITY]:
+        yield Outcome(attack, "a witness", "which cosigns the first, and no other")
+    else:
+        yield Outcome(attack, None)
 
 
 def _edit(index: int, change: Callable[[Forgery], None]) -> Callable[[list[Forgery]], None]:
