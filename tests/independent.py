@@ -229,7 +229,7 @@ def read_head(database: sqlite3.Connection) -> tuple[int, bytes]:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     rows = database.execute("SELECT length, hash FROM head").fetchall()
-    if application != 0x4361726E or version != 2 or len(rows) != 1:
+    if application != 0x4361726E or version != 3 or len(rows) != 1:
         raise UnreadableError
     return natural(rows[0][0]), blob(rows[0][1])
 
