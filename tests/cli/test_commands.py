@@ -456,7 +456,7 @@ def test_a_progress_bar_is_drawn_for_a_person() -> None:
 def test_demo_shows_what_each_attack_is_caught_by() -> None:
     output = cairn("demo").output
     assert "52 caught, 0 not." in output
-    for caught_by, times in (("checkpoint", 4), ("head", 1), ("clients", 1), ("a witness", 1)):
+    for caught_by, times in (("checkpoint", 4), ("head", 2), ("clients", 1), ("a witness", 1)):
         assert output.count(f"│ {caught_by} ") == times
 
 

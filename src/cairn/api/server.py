@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from cairn.api.app import application
 from cairn.api.bounds import Bounds
@@ -63,8 +64,8 @@ def serve(
     """
     bounds = bounds or Bounds()
     with ExitStack() as stack:
-        stack.enter_context(_signals_end_it())
-        listener = stack.enter_context(_listen(host, port))
+        stack.enter_context(signals_end_it())
+        listener = stack.enter_context(listen(host, port))
         keyring = Keyring()
         if lab:
             directory = stack.enter_context(scratch_copy(directory))
@@ -72,9 +73,7 @@ def serve(
         for address in witnesses:
             keyring.trust(address.key)
         ledger = stack.enter_context(Ledger.open(directory, keyring=keyring))
-        _allow_files(bounds.connections + SPARE_FILES)
         node = Node(ledger, directory, witnesses)
-        crowd = Crowd()
         app = application(
             node,
             access=access,
@@ -82,9 +81,35 @@ def serve(
             lab=lab,
             connections=lambda: len(server.server_state.connections),
         )
+        # who follows would keep us waiting: the node lets them go
+        server = Server(app, listener, bounds, lambda url: ready(url, ledger), stop=node.stop)
+        server.run_until_stopped()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+class Server(uvicorn.Server):
+    """An application on a socket, within bounds, until it is told to stop."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        bounds: Bounds,
+        ready: Callable[[str], None],
+        *,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Serve `app`. `ready` is called with the URL, and `stop` when it is to stop."""
+        self._crowd = Crowd()
         config = uvicorn.Config(
             app,
-            http=partial(Connection, bounds=bounds, crowd=crowd),  # type: ignore[arg-type]
+            http=partial(Connection, bounds=bounds, crowd=self._crowd),  # type: ignore[arg-type]
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -95,33 +120,23 @@ def serve(
             timeout_keep_alive=int(bounds.idle_seconds) + 1,  # ours comes first
             timeout_graceful_shutdown=bounds.stop_seconds,
         )
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        url = f"http://{_authority(listener)}"
-        server = _Server(config, node, crowd, partial(ready, url, ledger))
-        server.run(sockets=[listener])
-    if server.failure is not None:
-        raise server.failure
-    if server.interrupted:
-        raise KeyboardInterrupt
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return host == "localhost"
-
-
-class _Server(uvicorn.Server):
-    def __init__(
-        self, config: uvicorn.Config, node: Node, crowd: Crowd, ready: Callable[[], None]
-    ) -> None:
         super().__init__(config)
-        self._node = node
-        self._crowd = crowd
+        self._listener = listener
+        self._files = bounds.connections + SPARE_FILES
         self._ready = ready
-        self.failure: Exception | None = None
-        self.interrupted = False  # by Ctrl-C, and not by who manages services
+        self._stop = stop
+        self._failure: Exception | None = None
+        self._interrupted = False  # by Ctrl-C, and not by who manages services
+
+    def run_until_stopped(self) -> None:
+        """Serve; raises what `ready` raised, and KeyboardInterrupt where Ctrl-C was the end."""
+        _allow_files(self._files)
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        self.run(sockets=[self._listener])
+        if self._failure is not None:
+            raise self._failure
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -134,22 +149,24 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; when asked again, hang up on everyone."""
-        self.interrupted = self.interrupted or sig == signal.SIGINT
+        self._interrupted = self._interrupted or sig == signal.SIGINT
         if self.should_exit:
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin, and say so."""
         await super().startup(sockets)
         try:
-            self._ready()
+            self._ready(f"http://{_authority(self._listener)}")
         except Exception as error:  # nobody can be told where we are: stop, but stop well
-            self.failure = error
+            self._failure = error
             self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._node.stop()  # who follows would keep us waiting
+        """Answer what was sent; wait for nobody who only waits."""
+        self._stop()
         self._crowd.stopping = True
         await asyncio.sleep(SETTLE_SECONDS)  # what was sent before is read, and answered
         for server in self.servers:
@@ -169,7 +186,12 @@ class _Server(uvicorn.Server):
                     connection.transport.abort()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes one that is free.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
@@ -193,7 +215,7 @@ def _allow_files(wanted: int) -> None:
 
 
 @contextmanager
-def _signals_end_it() -> Iterator[None]:
+def signals_end_it() -> Iterator[None]:
     """Turn signals that would end the process at once into SystemExit, to clear away."""
 
     def leave(*_: object) -> None:
