@@ -71,7 +71,7 @@ def test_the_readme_s_programs_print_what_it_says(
     programs = re.findall(
         r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", README, re.MULTILINE | re.DOTALL
     )
-    assert len(programs) == 4
+    assert len(programs) == 5
     for program, output in programs:
         program = program.replace("http://127.0.0.1:5000", node)
         assert_matches(output, run([sys.executable, "-c", program], tmp_path, environment))
@@ -82,7 +82,7 @@ def test_the_readme_s_commands_print_what_it_says(
 ) -> None:
     sessions = "".join(blocks(README, "console"))
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", sessions, flags=re.MULTILINE)
-    assert len(commands) == 9
+    assert len(commands) == 11
     for command, output in commands:
         command = (
             command.replace("curl", "curl -sS")
