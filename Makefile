@@ -31,7 +31,12 @@ $(READY): .venv/locked pyproject.toml $(C_PARTS)
 serve: $(READY)  ## run a node on http://127.0.0.1:5000; LAB=1: on a scratch copy that can be tampered with
 	@$(BIN)/cairn serve --ledger cairn-data $(if $(LAB),--lab)
 
-test: $(READY)   ## pass the tests
+# The page that checks receipts is tested in a real browser.
+.venv/browser: .venv/locked
+	@command -v chromium google-chrome >/dev/null || { echo "installing Chromium"; apt-get update -qq >/dev/null && apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1; } || { echo "Chromium is needed: install it" >&2; exit 1; }
+	@touch $@
+
+test: $(READY) .venv/browser ## pass the tests
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered tests/core
 	@$(BIN)/pytest -n 2 --dist worksteal --ignore tests/core
 
@@ -40,7 +45,7 @@ lint: $(READY)   ## format, lint, types
 
 check: lint test ## what CI runs
 
-soak: $(READY)   ## the long fault and fuzz runs
+soak: $(READY) .venv/browser ## the long fault and fuzz runs
 	@$(BIN)/pytest -n 2 -m soak
 
 # A copy of the sources, since a kernel built so works only where the sanitizers were loaded first.
