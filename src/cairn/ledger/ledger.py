@@ -416,17 +416,22 @@ class Ledger:
         """
         return self.notary.receipt(index, entry, self.published())
 
-    def prove(self, indexes: Sequence[int], size: int | None = None) -> Iterator[list[bytes]]:
-        """Yield the inclusion proof of each of these blocks in the tree of the first `size`.
+    def prove(
+        self, indexes: Sequence[int], checkpoint: Checkpoint | None = None
+    ) -> Iterator[list[bytes]]:
+        """Yield the inclusion proof of each of these blocks under a checkpoint, in bulk.
 
-        By default, of all there are. In bulk: hashes of 32 bytes, the leaf's sibling first. Check
-        them by `cairn.core.proofs.check_inclusion`.
+        Hashes of 32 bytes, the leaf's sibling first, to be checked by
+        `cairn.core.proofs.check_inclusion`. By default under the published checkpoint, as for
+        `checkpoint`, which see for what else it raises.
 
         Raises:
-            ProofError: a block is not there.
-            DamagedError: what is stored does not lead to one root.
+            ProofError: a block is not below the checkpoint.
+            DamagedError: what is stored is not what was signed.
         """
-        return self.notary.tree.prove_inclusions(indexes, len(self) if size is None else size)
+        if checkpoint is None:
+            checkpoint = Checkpoint.parse(self.published().text)
+        return self.notary.prove(indexes, checkpoint)
 
     @property
     def assurance(self) -> str:

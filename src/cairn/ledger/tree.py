@@ -110,19 +110,21 @@ class Tree:
                 del self._tiles[next(iter(self._tiles))]
             return levels
 
-    def prove_inclusions(self, indexes: Sequence[int], size: int) -> Iterator[list[bytes]]:
+    def prove_inclusions(
+        self, indexes: Sequence[int], size: int, expected: bytes
+    ) -> Iterator[list[bytes]]:
         """Yield the proof of each of `indexes` in the tree of `size`, in bulk.
 
-        In the order given; quickest where they are near one another. Each has been checked.
+        In the order given; quickest where they are near one another. Each has been checked against
+        the root that is `expected`.
 
         Raises:
             ProofError: an index is not below `size`.
-            DamagedError: what is stored does not lead to one root.
+            DamagedError: what is stored does not lead to that root.
         """
-        places = np.asarray(indexes, np.int64)
-        if len(places) and not 0 <= int(places.min()) <= int(places.max()) < size:
+        if len(indexes) and not 0 <= min(indexes) <= max(indexes) < size:
             raise ProofError(f"one of the blocks is not in a tree of {size}")
-        expected, edges = self.root(size), self._edges(size)
+        places, edges = np.asarray(indexes, np.int64), self._edges(size)
         for first in range(0, len(places), BULK_PROOFS):
             some = places[first : first + BULK_PROOFS]
             path = self._paths(some, size, edges)

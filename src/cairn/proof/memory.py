@@ -113,7 +113,11 @@ def keep_evidence(folder: Path, remembered: str, found: str, why: str) -> Path:
     text = f"{why}\n\n--- remembered ---\n{remembered}\n--- found ---\n{found}"
     private_folder(folder)
     try:
-        path.write_text(text, encoding="utf-8")
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(folder)
     except OSError as error:
         raise StoreError(f"the evidence cannot be written: {error}") from error
     return path

@@ -10,10 +10,11 @@ from cairn.core.block import Block
 from cairn.core.errors import ProofError
 from cairn.core.genesis import MAX_U32, Limits
 from cairn.core.header import NO_HASH, Header
-from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
+from cairn.core.merkle import HASH_BYTES, tree_hash
 from cairn.core.proofs import root
 from cairn.core.rules import InvalidChainError, Stored
 from cairn.proof.checkpoint import Policy, SignedCheckpoint, ledger_of
+from cairn.proof.note import UnknownSignerError
 from cairn.proof.tiles import ENTRIES, Tile, headers_in, nodes_of, tiles_of
 
 Read = Callable[[str], bytes]
@@ -27,14 +28,15 @@ def check_mirror(
 ) -> SignedCheckpoint:
     """Check every header and every hash of the tree of a mirror; return its checkpoint.
 
-    With `blocks`, which are all of them in order (as an export has them), their data, too.
+    With `blocks`, which are all of them in order (as an export has them), and no more, their data,
+    too.
 
     Raises:
         UnknownSignerError: no key that `policy` trusts has signed it.
         InvalidChainError: a block breaks a rule.
         ProofError: something is missing, or is not what was signed.
     """
-    signed = policy.open(read("checkpoint"))
+    signed = _opened(read("checkpoint"), policy)
     checkpoint = signed.checkpoint
     size, genesis = checkpoint.size, ledger_of(checkpoint.origin)
     given = iter(blocks) if blocks is not None else None
@@ -48,6 +50,8 @@ def check_mirror(
         if index == 0 and header.hash.hex() != genesis:
             raise ProofError(f"block 0 is not the genesis of ledger {genesis}")
         before = header.hash, header.timestamp
+    if given and next(given, None):
+        raise ProofError(f"the data goes on after the {size} blocks that were signed")
     _check_tree(read, size)
     found = root(size, nodes_of(size, lambda tile: read(tile.path)))
     if found != checkpoint.root:
@@ -55,16 +59,29 @@ def check_mirror(
     return signed
 
 
+def _opened(data: bytes, policy: Policy) -> SignedCheckpoint:
+    try:
+        return policy.open(data)
+    except UnknownSignerError:
+        raise
+    except ProofError as error:
+        raise ProofError(f"checkpoint: {error}") from None
+
+
 def _headers(read: Read, size: int) -> Iterator[Header]:
     """Yield the headers of the mirror, each of which has the hash that its tile says."""
     for tile in tiles_of(size):
         if tile.level != ENTRIES:
             return
-        headers = headers_in(read(tile.path))
-        hashes = read(tile._replace(level=0).path)
-        if b"".join(map(leaf_hash, headers)) != hashes or len(headers) != tile.width:
-            raise ProofError(f"{tile.path} is not what its tile has the hashes of")
-        yield from map(Header.unpack, headers)
+        hashes = tile._replace(level=0)
+        bundle, expected = read(tile.path), read(hashes.path)
+        try:
+            headers = list(map(Header.unpack, headers_in(bundle)))
+        except ProofError as error:
+            raise ProofError(f"{tile.path}: {error}") from None
+        if b"".join(header.hash for header in headers) != expected or len(headers) != tile.width:
+            raise ProofError(f"{tile.path} is not what {hashes.path} has the hashes of")
+        yield from headers
 
 
 def _check_tree(read: Read, size: int) -> None:
@@ -72,6 +89,8 @@ def _check_tree(read: Read, size: int) -> None:
     for tile in tiles_of(size):
         if tile.level > 0:
             hashes = read(tile.path)
+            if len(hashes) != tile.nbytes:
+                raise ProofError(f"{tile.path} has {len(hashes)} bytes, not {tile.nbytes}")
             for i in range(tile.width):
                 below = Tile(tile.level - 1, tile.start + i)
                 if _root_of(read(below.path)) != hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.block import Block
-from cairn.core.errors import UsageError
+from cairn.core.errors import DamagedError, UsageError
 from cairn.core.segment import Segment
 from cairn.core.tree import as_hashes
 from cairn.store.interface import Head
@@ -55,6 +55,8 @@ class MemoryStore:
 
     def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.hashes`."""
+        if start < stop > self.end():
+            raise DamagedError(f"there is no block {stop - 1}")
         found = [segment.hashes for segment in self.scan(start, stop)]
         return np.concatenate([as_hashes(b""), *found])
 
