@@ -1,7 +1,7 @@
 """Measure, and print ratios of what was measured in the same run, as Markdown.
 
-python -m bench [extend] [append] [open] [memory] [service] [bulk] [long], or all of these;
-and only if they are named: scale (100 million blocks, 20 GB), cuda (needs a GPU)
+python -m bench [extend] [append] [open] [memory] [service] [bulk] [long] [proofs] [signing], or all
+of these; and only if they are named: scale (100 million blocks, 20 GB), cuda (needs a GPU)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import cuda, service
+from bench import cuda, proofs, service
 from bench.measure import MILLION, events, million, rate, small_events, spread, timed
 from cairn import Ledger
 
@@ -178,6 +178,7 @@ BENCHES = {
     "open": bench_open,
     "memory": bench_memory,
     **service.BENCHES,
+    **proofs.BENCHES,
 }
 ON_REQUEST = {"scale": bench_scale, **cuda.BENCHES}
 
@@ -188,6 +189,7 @@ def main() -> None:
     known = BENCHES | ON_REQUEST
     print(f"Machine: {machine()}\n")
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
+        os.environ["CAIRN_HOME"] = str(Path(folder) / "home")  # of no use after this: keys, too
         for name in names:
             print(f"### {name}: {known[name].__doc__}\n")
             print("| what | measured |\n|---|---|")

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import httpx
 
+from cairn.api.docs import VERIFY_CSP
 from cairn.api.guard import HEADERS
 from tests.api.servers import Answer
 
@@ -37,9 +38,16 @@ def problem(answer: httpx.Response | Answer, status: int, slug: str) -> dict[str
     return dict(value)
 
 
-def guarded(headers: Mapping[str, str]) -> None:
-    """Check that a browser is told what it may do with this answer."""
-    for name, value in HEADERS.items():
+def guarded(headers: Mapping[str, str], path: str = "") -> None:
+    """Check that a browser is told what it may do with this answer, which is that of `path`."""
+    own = {}
+    if path == "/checkpoint":
+        own = {"Cache-Control": "no-cache"}
+    elif path.startswith("/tile/"):
+        own = {"Cache-Control": "max-age=31536000, immutable"}
+    elif path == "/verify":
+        own = {"Content-Security-Policy": VERIFY_CSP}
+    for name, value in {**HEADERS, **own}.items():
         assert headers.get(name.lower()) == value, f"{name}: {headers.get(name.lower())}"
     assert headers["x-content-type-options"] == "nosniff"
     assert "server" not in headers

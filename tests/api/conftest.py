@@ -13,6 +13,7 @@ import pytest
 from tests.api.servers import Server, start
 
 Serve = Callable[..., Server]
+UNSIGNED = "cairn.node.checkpoints: nothing is signed any more: block "
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +26,21 @@ def started() -> list[Server]:
 def no_server_has_complained(started: list[Server]) -> Iterator[None]:
     """Check, after every module, that no request made a server write to its log.
 
-    What a client sends is no news for whoever runs a node; a traceback is a bug.
+    What a client sends is no news for whoever runs a node; a traceback is a bug. A lab may say that
+    it does not sign what was tampered with.
     """
     yield
-    wrote = [f"{server.process.args!r} wrote:\n{server.log()[-3000:]}" for server in started
-             if server.log()]  # fmt: skip
+    wrote = [f"{server.process.args!r} wrote:\n{complaints(server)[-3000:]}" for server in started
+             if complaints(server)]  # fmt: skip
     started[:] = [server for server in started if server.process.poll() is None]
     assert not wrote, "\n".join(wrote)
+
+
+def complaints(server: Server) -> str:
+    lines = server.log().splitlines()
+    if server.in_lab:
+        lines = [line for line in lines if UNSIGNED not in line]
+    return "\n".join(lines)
 
 
 @pytest.fixture(scope="session")

@@ -127,6 +127,11 @@ class Server:
         self._log = log
 
     @property
+    def in_lab(self) -> bool:
+        """Whether it lets itself be tampered with."""
+        return "(ledger a scratch copy of " in self.greeting
+
+    @property
     def authority(self) -> bytes:
         """What goes into the Host header."""
         return self.url.removeprefix("http://").encode()
@@ -229,6 +234,11 @@ def refusal(ledger: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=ROOT
     )
+
+
+def example(path: str) -> str:
+    """Return a path that is there, of a path as the document has it."""
+    return path.replace("{reference}", "0").replace("{path}", "0/000.p/1")
 
 
 def length(client: httpx.Client) -> int:

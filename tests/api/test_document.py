@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cairn.api.routes import operations
 from tests.api.conftest import Serve
-from tests.api.servers import Server, length, metric
+from tests.api.servers import Server, example, length, metric
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,7 @@ def test_what_is_served_is_what_is_shown(serve: Serve, lab: bool) -> None:
         assert set(paths) == {operation.path for operation in operations(lab=lab)}
         for path in {*paths, "/tamper", "/docs/", "/metrics/x", "/redoc"}:
             for method in methods:
-                url = path.replace("{reference}", "0")
-                with client.stream(method, url) as answer:
+                with client.stream(method, example(path)) as answer:
                     served = answer.status_code not in (404, 405)
                 assert served == (method in paths.get(path, {})), (method, path)
 
@@ -110,6 +109,10 @@ def test_answers_are_as_their_schemas_say(client: httpx.Client, document: dict[s
     check("/blocks", client.get("/blocks", params={"limit": 3}), 200)
     check("/blocks/{reference}", client.get("/blocks/0"), 200)
     check("/blocks/{reference}", client.get("/blocks/x"), 400)
+    check("/blocks/{reference}/receipt", client.get("/blocks/1/receipt"), 200)
+    check("/blocks/{reference}/receipt", client.get("/blocks/1/receipt?entry=1"), 404)
+    check("/checkpoint", client.get(f"/checkpoint?covering={10**9}"), 404)
+    check("/tile/{path}", client.get("/tile/0/999"), 404)
     check("/head", client.get("/head"), 200)
     check("/validate", client.get("/validate"), 200)
     check("/health", client.get("/health"), 200)
@@ -118,7 +121,7 @@ def test_answers_are_as_their_schemas_say(client: httpx.Client, document: dict[s
 def test_the_document_says_every_media_type(client: httpx.Client, document: dict[str, Any]) -> None:
     for path, methods in document["paths"].items():
         if "get" in methods:
-            answer = client.head(path.replace("{reference}", "0"))
+            answer = client.head(example(path))
             media = answer.headers["content-type"].partition(";")[0]
             assert media in methods["get"]["responses"]["200"]["content"], path
 

@@ -16,12 +16,12 @@ from cairn.api.routes import operations
 from cairn.cli import main
 from tests.api.answers import guarded, problem
 from tests.api.conftest import Serve
-from tests.api.servers import Server, refusal
+from tests.api.servers import Server, example, refusal
 
 TOKEN = "a-token-of-32-characters-or-more-"
 OTHER = "another+token/that=may.write~too"
 READER = "this-token-may-only-read-and-no-more"
-GETS = [o.path.replace("{reference}", "0") for o in operations(lab=True) if o.method == "GET"]
+GETS = [example(o.path) for o in operations(lab=True) if o.method == "GET"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_nothing_is_read_without_a_token(outsider: httpx.Client, path: str) -> N
     assert outsider.head(path).status_code == 401
     with outsider.stream("GET", path, headers=bearer(TOKEN)) as answer:
         assert answer.status_code == 200
-        guarded(answer.headers)
+        guarded(answer.headers, path)
     with outsider.stream("GET", path, headers=bearer(READER)) as answer:
         assert answer.status_code == (403 if path == "/tamper" else 200)
 

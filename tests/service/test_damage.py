@@ -88,7 +88,7 @@ def test_a_changed_block_is_served_as_it_is_and_named(
     edit(path, AT, change)
     with Ledger.open(path, read_only=True) as ledger:
         stored = json.loads(ledger[AT].to_json())
-    with running(start(path)) as server:
+    with running(start(path), unsigned=True) as server:
         require_works(server, AT, rule)
         assert server.get(f"/blocks/{AT}").value == stored
         chain = server.get("/").value["chain"]
@@ -210,7 +210,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_all_else_is_served(
 def test_a_changed_byte_of_a_file_is_served_as_it_is_and_named(sealed_path: Path) -> None:
     file = sealed.files_of(sealed_path)[0]
     file.write_bytes(file.read_bytes().replace(b'{"step":17}', b'{"step":71}'))
-    with running(start(sealed_path)) as server:
+    with running(start(sealed_path), unsigned=True) as server:
         with server.client() as client:
             report = client.get("/validate").value
             assert (report["failed_block"], report["failure"]["rule"]) == (17, "data_root")
@@ -289,8 +289,9 @@ def test_a_follower_passes_over_a_gap(tmp_path: Path) -> None:
     with forging(path, cover_tracks=False):
         pass  # rows of their own
     execute(path, "DELETE FROM runs WHERE first BETWEEN 100 AND 500")
-    with running(start(path)) as server, Follower(server.port, "?start=90", timeout=5) as follower:
-        told = [event.id for event in follower.read_to(600)]
+    with running(start(path), unsigned=True) as server:
+        with Follower(server.port, "?start=90", timeout=5) as follower:
+            told = [event.id for event in follower.read_to(600)]
         assert told == [*range(90, 100), *range(501, 601)]
         assert server.get("/validate").value["failed_block"] == 100
 

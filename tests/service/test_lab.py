@@ -57,7 +57,7 @@ def test_the_teaching_session_as_typed(entries: int | None, tmp_path: Path) -> N
             ledger.extend(range(entries))
     before = contents(path)
     length = 1 + (entries or 0)
-    with running(start(path, "--lab")) as server:
+    with running(start(path, "--lab"), unsigned=True) as server:
         for step in range(5):
             block = curl(server, "-X", "POST", "-d", '"example data"', "/block")
             assert list(block)[:5] == ["index", "timestamp", "data", "previous_hash", "hash"]
@@ -152,7 +152,7 @@ def test_a_lab_of_a_node_with_sealed_blocks(tmp_path: Path) -> None:
     sealed.build(path, chain(*range(30)), 20, 11)
     before = contents(path)
     files = [file.read_bytes() for file in sealed.files_of(path)]
-    with running(start(path, "--lab")) as server, server.client() as client:
+    with running(start(path, "--lab"), unsigned=True) as server, server.client() as client:
         tampered = set()
         for _ in range(4):
             block = client.get("/tamper").value
@@ -167,7 +167,10 @@ def test_a_lab_of_a_node_with_sealed_blocks(tmp_path: Path) -> None:
 
 def test_appends_go_on_in_a_lab_and_what_was_tampered_with_stays_named(tmp_path: Path) -> None:
     """Only a retry of what was changed is refused: its key was used for what is there now."""
-    with running(start(tmp_path / "ledger", "--lab")) as server, server.client() as client:
+    with (
+        running(start(tmp_path / "ledger", "--lab"), unsigned=True) as server,
+        server.client() as client,
+    ):
         for step in range(3):
             assert client.post({"step": step}, f"key-{step}").status == 201
         tampered: dict[int, Any] = {}
@@ -197,7 +200,7 @@ def test_tampering_under_load_always_succeeds(tmp_path: Path) -> None:
             while not over.is_set():
                 assert client.post("x" * 500).status == 201
 
-    with running(start(tmp_path / "ledger", "--lab")) as server:
+    with running(start(tmp_path / "ledger", "--lab"), unsigned=True) as server:
         with threads(lambda: write(server), 8):
             try:
                 with server.client() as client:
@@ -233,7 +236,7 @@ def test_a_lab_of_a_ledger_that_is_being_written(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     with running(start(path)) as real, real.client() as client:
         client.post_all([*range(50)])
-        with running(start(path, "--lab")) as lab:
+        with running(start(path, "--lab"), unsigned=True) as lab:
             assert lab.get("/head").value == real.get("/head").value
             client.post("only in the real one")
             assert lab.get("/tamper").status == 200

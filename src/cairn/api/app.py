@@ -66,6 +66,7 @@ def application(
     """
     metrics = Metrics(length=lambda: node.length, connections=connections)
     node.committed = metrics.committed
+    node.checkpoints.published = metrics.published
     budget = Budget(bounds.held_bytes)
     service = Service(
         node=node,

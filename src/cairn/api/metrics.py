@@ -75,6 +75,19 @@ class Metrics:
         self._validation_seconds = Gauge(
             "cairn_validation_seconds", "How long it took.", registry=registry
         )
+        self._covered = Gauge(
+            "cairn_checkpoint_blocks",
+            "Blocks that the published checkpoint covers.",
+            registry=registry,
+        )
+        self._published = Gauge(
+            "cairn_checkpoint_timestamp_seconds",
+            "When it was published, Unix time.",
+            registry=registry,
+        )
+        self._cosigned = Gauge(
+            "cairn_checkpoint_cosignatures", "Witnesses that have cosigned it.", registry=registry
+        )
         self.followers = Gauge("cairn_followers", "Who follows /events now.", registry=registry)
         Gauge("cairn_blocks", "Blocks in the ledger.", registry=registry).set_function(length)
         Gauge("cairn_connections", "Connections now.", registry=registry).set_function(connections)
@@ -101,6 +114,12 @@ class Metrics:
         self._validated.set_to_current_time()
         self._validated_blocks.set(report.blocks)
         self._validation_seconds.set(report.seconds)
+
+    def published(self, size: int, witnesses: int) -> None:
+        """Note a checkpoint of `size` blocks, which so many witnesses have cosigned."""
+        self._covered.set(size)
+        self._published.set_to_current_time()
+        self._cosigned.set(witnesses)
 
     def text(self) -> bytes:
         """Return all of them in Prometheus' text format."""

@@ -108,7 +108,10 @@ def of_error(error: CairnError) -> ProblemError:
             return bad_entry(error)
         case NoSuchBlockError():
             return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
-        case DamagedError() | FormatError() | InvalidChainError() | InconsistentError():
+        case InconsistentError():  # where the evidence lies is for the operator
+            log.error("%s", error)
+            return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "damaged", error.message)
+        case DamagedError() | FormatError() | InvalidChainError():
             log.error("%s", error)
             return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "damaged", str(error))
         case OutcomeUnknownError():

@@ -46,8 +46,9 @@ EVENTS: Final = "text/event-stream"
 HTML: Final = "text/html"
 TEXT: Final = "text/plain"
 BYTES: Final = "application/octet-stream"
-FOR_GOOD: Final = "public, max-age=31536000, immutable"
-"""How long a tile may be cached: it never changes."""
+FOR_GOOD: Final = "max-age=31536000, immutable"
+"""How long a tile may be cached: it never changes. Not `public`: a proxy must not give to everyone
+what somebody got with a token."""
 
 
 @dataclass(frozen=True)

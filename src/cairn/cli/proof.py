@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -12,11 +13,11 @@ import click
 from cairn.cli.common import VKEY, Failed, ledger_option, open_to_prove
 from cairn.core.block import Block, rfc3339
 from cairn.core.canonical import parse
-from cairn.core.errors import ProofError
+from cairn.core.errors import EntryError, FormatError, ProofError
 from cairn.core.genesis import MAX_DEPTH, MAX_U32, Limits
 from cairn.encoding import Encoder
 from cairn.ledger import Ledger
-from cairn.proof.checkpoint import Policy, SignedCheckpoint
+from cairn.proof.checkpoint import Policy, SignedCheckpoint, ledger_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.mirror import check_mirror
 from cairn.proof.note import VerifierKey
@@ -89,8 +90,15 @@ def verify(
     except ProofError as error:
         raise Failed(str(error)) from error
     if Path(file).is_dir():
-        _verify_mirror(Path(file), policy, data)
+        signed = _check_mirror(Path(file), policy, data)
+        if as_json:
+            facts = {"proved": True, "data": data is not None, **_signers(signed)}
+            click.echo(json.dumps(facts, ensure_ascii=False))
+        else:
+            _show_mirror(signed, with_data=data is not None)
         return
+    if data is not None:
+        raise click.UsageError("--data goes with a folder: a receipt has its data in it")
     with click.open_file(file, "rb") as stream:
         proved = Receipt.parse(stream.read(MAX_RECEIPT + 1)).check(policy)
     if as_json:
@@ -99,30 +107,44 @@ def verify(
         _show(proved)
 
 
-def _verify_mirror(folder: Path, policy: Policy, data: BinaryIO | None) -> None:
+def _check_mirror(folder: Path, policy: Policy, data: BinaryIO | None) -> SignedCheckpoint:
     def read(path: str) -> bytes:
         try:
             return (folder / path).read_bytes()
         except OSError as error:
             raise ProofError(f"the mirror has no {path}: {error}") from error
 
+    return check_mirror(read, policy, _blocks(data) if data else None)
+
+
+def _blocks(lines: BinaryIO) -> Iterator[Block]:
+    """Yield the blocks of an export.
+
+    Raises:
+        ProofError: a line is no block's.
+    """
     encode = Encoder(Limits(size=MAX_U32, depth=MAX_DEPTH)).value
-    blocks = (Block.from_view(parse(line), encode=encode) for line in data) if data else None
-    signed = check_mirror(read, policy, blocks)
-    what = "headers, data and tree" if data else "headers and tree"
-    click.echo(f"VERIFIED: {signed.checkpoint.size} blocks ({what}) of {signed.checkpoint.origin}")
-    _show_signers(signed)
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield Block.from_view(parse(line), encode=encode)
+        except (EntryError, FormatError) as error:
+            raise ProofError(f"line {number} of {lines.name}: {error}") from None
 
 
 def _facts(proved: Proved) -> dict[str, object]:
-    signed = proved.signed
     return {
         "proved": True,
         "index": proved.header.index,
         "data": proved.entry.value,
         "timestamp": rfc3339(proved.header.timestamp),
         "hash": proved.header.hash.hex(),
-        "ledger": proved.ledger,
+        **_signers(proved.signed),
+    }
+
+
+def _signers(signed: SignedCheckpoint) -> dict[str, object]:
+    return {
+        "ledger": ledger_of(signed.checkpoint.origin),
         "size": signed.checkpoint.size,
         "signed_by": [str(key) for key in signed.log_keys],
         "witnessed_by": {str(key): _time(time) for key, time in signed.witnesses.items()},
@@ -137,6 +159,12 @@ def _show(proved: Proved) -> None:
     click.echo(f"  recorded   {rfc3339(proved.header.timestamp)}, by the recorder's clock")
     click.echo(f"  hash       {proved.header.hash.hex()}")
     click.echo(f"  checkpoint of {signed.checkpoint.size} blocks")
+    _show_signers(signed)
+
+
+def _show_mirror(signed: SignedCheckpoint, *, with_data: bool) -> None:
+    what = "headers, data and tree" if with_data else "headers and tree"
+    click.echo(f"VERIFIED: {signed.checkpoint.size} blocks ({what}) of {signed.checkpoint.origin}")
     _show_signers(signed)
 
 

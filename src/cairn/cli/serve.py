@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Final
 
@@ -96,8 +97,11 @@ def serve(
         click.echo(f"Cairn on {url}  (ledger {what}, {len(ledger)} blocks, id {ledger.id})")
 
     addresses = [WitnessAddress(url, key) for url, key in witnesses]
-    if wrong := [key.name for _, key in witnesses if not key.is_witness]:
-        raise Failed(f"the key of {wrong[0]} is not that of a witness")
+    for address in addresses:
+        if not address.key.is_witness:
+            raise Failed(f"the key of {address.key.name} is not that of a witness")
+        if not re.match("https?://[^/?#]", address.url):
+            raise Failed(f"{address.url!r} is not the address of a witness, as http://host:5001")
     run(
         directory,
         host=host,

@@ -27,7 +27,7 @@ from cairn.client.retry import Outcome, Steps, Try
 from cairn.client.trust import Trust, parse_keys
 from cairn.client.wire import ENCODER, MAX_ANSWER, Answer, Request, encode_text
 from cairn.core.block import Block
-from cairn.core.errors import UsageError
+from cairn.core.errors import CairnError, UsageError
 from cairn.core.genesis import Genesis
 from cairn.proof.checkpoint import SignedCheckpoint
 from cairn.proof.keyring import Keyring
@@ -61,6 +61,7 @@ class AsyncClient:
 
         Raises:
             UsageError: `url` is not that of a node, or `token` cannot be sent.
+            ProofError: a key is none, or fewer witnesses than `quorum` are given.
         """
         self._http = httpx.AsyncClient(transport=transport, **http.settings(url, token))
         self._timeout = timeout
@@ -70,7 +71,7 @@ class AsyncClient:
             keyring or Keyring(),
             keys=parse_keys(key),
             witnesses=parse_keys(witnesses),
-            quorum=len(witnesses) if quorum is None else quorum,
+            quorum=quorum,
         )
         self._calls = Calls(patience, trust)
 
@@ -240,7 +241,11 @@ class AsyncClient:
                         await asyncio.sleep(todo.wait)
                     outcome: Any = await self._send(todo.request)
                 else:
-                    outcome = await asyncio.to_thread(todo)
+                    try:
+                        outcome = await asyncio.to_thread(todo)
+                    except CairnError as error:
+                        todo = steps.throw(error)
+                        continue
                 todo = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value

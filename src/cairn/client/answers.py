@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -18,12 +19,14 @@ from cairn.core.errors import (
     KeyReusedError,
     NoSuchBlockError,
 )
+from cairn.core.header import LIMIT_63
 from cairn.report import Report
 
 PROBLEM: Final = "urn:cairn:problem:"
 """What the types of all problems of a node begin with."""
 SHOWN_BYTES: Final = 200
 """Bytes of an answer that an error shows, where it has no problem details."""
+_HASH: Final = re.compile("[0-9a-f]{64}")
 
 
 def read_block(request: Request, answer: Answer) -> Block:
@@ -35,11 +38,12 @@ def read_block(request: Request, answer: Answer) -> Block:
     return to_block(request, _value(request, answer))
 
 
-def read_recorded(request: Request, answer: Answer) -> Block:
+def read_recorded(request: Request, answer: Answer, known: int) -> Block:
     """Return the block that `request` was recorded in.
 
     Raises:
-        BadAnswerError: the block holds something else, or its hashes are not of what it holds.
+        BadAnswerError: the block holds something else, or its hashes are not of what it holds; or
+            it is one of the first `known`, which were there before.
         CairnError: as for `read_block`.
     """
     block = read_block(request, answer)
@@ -48,21 +52,24 @@ def read_recorded(request: Request, answer: Answer) -> Block:
         raise bad_answer(request, f"acknowledges something else: {block!r:.{SHOWN_BYTES}}")
     if block.header.hash != block.stored_hash:
         raise bad_answer(request, f"acknowledges a block whose hash is not {block.hash}")
+    if block.index < known:
+        raise bad_answer(request, f"acknowledges block {block.index}, which was there before")
     return block
 
 
-def read_range(request: Request, answer: Answer, count: int) -> range:
-    """Return the positions of `count` values that were recorded together.
+def read_range(request: Request, answer: Answer, count: int, known: int) -> tuple[range, bytes]:
+    """Return the positions of `count` values that were recorded together, and the last hash.
 
     Raises:
+        BadAnswerError: it says something else, or the first `known` blocks, which were there.
         CairnError: as for `read_block`.
     """
     value = _object(request, _value(request, answer))
-    first, last = value.get("first"), value.get("last")
+    first, last, text = value.get("first"), value.get("last"), value.get("hash")
     if type(first) is int and type(last) is int and value.get("count") == count:
-        positions = range(first, last + 1)
-        if len(positions) == count:
-            return positions
+        positions = range(first, last + 1) if known <= first <= last < LIMIT_63 else range(0)
+        if len(positions) == count and isinstance(text, str) and _HASH.fullmatch(text):
+            return positions, bytes.fromhex(text)
     raise bad_answer(request, f"acknowledges {value!r:.{SHOWN_BYTES}} for {count} values")
 
 

@@ -40,8 +40,9 @@ class Calls:
     def append(self, text: bytes, key: str | None) -> Steps[Block]:
         """Record one canonical JSON text."""
         request = wire.post("/block", [text], _or_random(key))
-        block = yield from self._record(request, answers.read_recorded)
-        yield from self.trust.acknowledged(block)
+        known = self._known_before(key)
+        block = yield from self._record(request, lambda r, a: answers.read_recorded(r, a, known))
+        yield from self.trust.acknowledged(block.index, block.stored_hash)
         return block
 
     def append_all(self, texts: Sequence[bytes], key: str | None) -> Steps[range]:
@@ -49,7 +50,16 @@ class Calls:
         if not texts:
             raise EntryError("there is no value to record")
         request = wire.post("/blocks", texts, _or_random(key))
-        return self._record(request, lambda r, a: answers.read_range(r, a, len(texts)))
+        known, count = self._known_before(key), len(texts)
+        positions, last_hash = yield from self._record(
+            request, lambda r, a: answers.read_range(r, a, count, known)
+        )
+        yield from self.trust.acknowledged(positions[-1], last_hash)
+        return positions
+
+    def _known_before(self, key: str | None) -> int:
+        """Return before which position nothing new can be; with a key, a retry may be anywhere."""
+        return self.trust.size if key is None else 0
 
     def get(self, index: int) -> Steps[Block]:
         """Read the block at `index`, which counts from the end where it is negative."""
@@ -58,7 +68,14 @@ class Calls:
         position = index if index >= 0 else index + (yield from self.length())
         if not 0 <= position < LIMIT_63:
             raise NoSuchBlockError(f"there is no block {index}")
-        return (yield from self._block(f"/blocks/{position}", lambda b: b.index == position))
+        known = yield from self.trust.known()
+        try:
+            block = yield from self._shown(f"/blocks/{position}", lambda b: b.index == position)
+        except NoSuchBlockError as error:
+            if position < known:
+                raise (yield from self.trust.withheld(f"block {position}")) from error
+            raise
+        return (yield from self._checked(block))
 
     def find(self, block_hash: str) -> Steps[Block | None]:
         """Read the block with this hash, if there is one."""
@@ -68,22 +85,33 @@ class Calls:
             return None
         if len(raw) != HASH_BYTES:
             return None
+        yield from self.trust.known()
         try:
-            return (yield from self._block(f"/blocks/{raw.hex()}", lambda b: b.stored_hash == raw))
+            block = yield from self._shown(f"/blocks/{raw.hex()}", lambda b: b.stored_hash == raw)
         except NoSuchBlockError:
             return None
+        return (yield from self._checked(block))
 
     def _head(self) -> Steps[Block]:
         """Read the last block: none before what is known to be there."""
-        known = self.trust.size
-        return (yield from self._block("/head", lambda block: block.index >= known - 1))
+        known = yield from self.trust.known()
+        try:
+            block = yield from self._shown("/head", lambda _block: True)
+        except NoSuchBlockError as error:
+            raise (yield from self.trust.withheld("its head")) from error
+        if block.index < known - 1:
+            raise (yield from self.trust.withheld(f"block {known - 1}"))
+        return (yield from self._checked(block))
 
-    def _block(self, path: str, is_asked: Callable[[Block], bool]) -> Steps[Block]:
-        """Read a block, and check it."""
+    def _shown(self, path: str, is_asked: Callable[[Block], bool]) -> Steps[Block]:
+        """Read a block, which is not checked yet."""
         request = wire.get(path)
         block = yield from self.read(request, answers.read_block)
         if not is_asked(block):
             raise answers.bad_answer(request, f"another block: {block!r:.200}")
+        return block
+
+    def _checked(self, block: Block) -> Steps[Block]:
         yield from self.trust.check([block])
         return block
 
@@ -93,8 +121,12 @@ class Calls:
 
     def length(self) -> Steps[int]:
         """Read how many blocks there are: on a page of genesis, as the head may be large."""
+        known = yield from self.trust.known()
         request = wire.get("/", {"start": "0", "limit": "1"})
-        return (yield from self.read(request, answers.read_chain)).length
+        page = yield from self.read(request, answers.read_chain)
+        if page.length < known:
+            raise (yield from self.trust.withheld(f"block {known - 1}"))
+        return page.length
 
     def validate(self) -> Steps[Report]:
         """Have the node validate what it holds."""

@@ -118,13 +118,18 @@ class Follower:
         try:
             for event in self._parser.feed(chunk):
                 if event.name == "block" and self._is_next(event.id):
-                    value = parse_json(self._request, event.data)
-                    block = to_block(self._request, value)
+                    block = self._block(event)
                     self._next += 1
                     self._tries.went_well()
                     yield block
         except ValueError as error:
             raise bad_answer(self._request, str(error)) from error
+
+    def _block(self, event: Event) -> Block:
+        block = to_block(self._request, parse_json(self._request, event.data))
+        if block.index != self._next:
+            raise bad_answer(self._request, f"block {block.index}, where {self._next} is due")
+        return block
 
     def failed(self, outcome: Outcome) -> None:
         """Note that there was no stream, or that it broke off.

@@ -10,12 +10,16 @@ from typing import Any, Final
 from cairn.client import wire
 from cairn.client.answers import Page, bad_answer, read_chain, read_found, to_block
 from cairn.client.calls import Calls, Read
+from cairn.client.errors import BadAnswerError
 from cairn.client.retry import Steps
 from cairn.core.block import Block
 from cairn.core.errors import NoSuchBlockError
 
 PAGE_BLOCKS: Final = 1000
 """Blocks in a page: the most that a node gives. It ends a page sooner where blocks are large."""
+EMPTY_PAGES: Final = 10_000
+"""Pages without a block, one after the other, at most: a node searches for a second before it gives
+one, so that these are hours."""
 
 
 class Pages:
@@ -25,12 +29,32 @@ class Pages:
         """Begin at `path`, and follow what the answers call the next; `read` reads each."""
         self.done = False
         self._last = -1  # position of the last block that came
+        self._empty = 0  # pages since then
+        self._known = 0  # blocks that there are at least
         self._calls = calls
         self._request = wire.get(path, query)
         self._read = read
 
     def turn(self) -> Steps[Iterator[Block]]:
         """Read the next page; return its blocks, of which there may be none."""
+        trust = self._calls.trust
+        self._known = yield from trust.known()
+        try:
+            return (yield from self._page())
+        except NoSuchBlockError as error:
+            if not self._may_be_past_the_end():
+                raise (yield from trust.withheld("the next page")) from error
+            self.done = True
+            return iter(())
+        except BadAnswerError:
+            yield from trust.doubt()
+            raise
+
+    def _may_be_past_the_end(self) -> bool:
+        """Whether a page may not be there."""
+        return False
+
+    def _page(self) -> Steps[Iterator[Block]]:
         request = self._request
         page = yield from self._calls.read(request, self._read)
         views = self._take(page)
@@ -39,6 +63,9 @@ class Pages:
         else:
             self._request = wire.get(page.next)
         blocks = [to_block(request, view) for view in views]
+        self._empty = 0 if blocks else self._empty + 1
+        if self._empty > EMPTY_PAGES:
+            raise bad_answer(request, f"no block on {self._empty} pages, and more pages")
         return iter((yield from self._calls.trust.check(self._expected(blocks))))
 
     def _take(self, page: Page) -> list[Any]:
@@ -84,18 +111,16 @@ class Scan(Pages):
         self._next = start
         self._left: int | None = None  # until the first page says how many there are
 
-    def turn(self) -> Steps[Iterator[Block]]:
-        """Read the next page; from a start past the end on there is nothing, as for a ledger."""
-        try:
-            return (yield from super().turn())
-        except NoSuchBlockError:
-            if self._left is not None:
-                raise
-            self.done = True
-            return iter(())
+    def _may_be_past_the_end(self) -> bool:
+        """Whether it is the first: from a start past the end there is nothing, as of a ledger."""
+        return self._left is None and self._start >= self._known
 
     def _take(self, page: Page) -> list[Any]:
         if self._left is None:
+            if page.length < self._known:
+                raise bad_answer(
+                    self._request, f"{page.length} blocks, of {self._known} that were signed"
+                )
             stop = page.length if self._stop is None else min(self._stop, page.length)
             self._left = max(0, stop - self._start)
         views = page.views[: self._left]

@@ -21,7 +21,7 @@ from cairn.client.retry import Outcome, Steps, Try
 from cairn.client.trust import Trust, parse_keys
 from cairn.client.wire import ENCODER, MAX_ANSWER, Answer, Request, encode_text
 from cairn.core.block import Block
-from cairn.core.errors import UsageError
+from cairn.core.errors import CairnError, UsageError
 from cairn.core.genesis import Genesis
 from cairn.proof.checkpoint import SignedCheckpoint
 from cairn.proof.keyring import Keyring
@@ -82,6 +82,7 @@ class Client:
 
         Raises:
             UsageError: `url` is not that of a node, or `token` cannot be sent.
+            ProofError: a key is none, or fewer witnesses than `quorum` are given.
         """
         self._http = httpx.Client(transport=transport, **http.settings(url, token))
         self._timeout = timeout
@@ -91,7 +92,7 @@ class Client:
             keyring or Keyring(),
             keys=parse_keys(key),
             witnesses=parse_keys(witnesses),
-            quorum=len(witnesses) if quorum is None else quorum,
+            quorum=quorum,
         )
         self._calls = Calls(patience, trust)
 
@@ -315,7 +316,11 @@ class Client:
                         time.sleep(todo.wait)
                     outcome: Any = self._send(todo.request)
                 else:
-                    outcome = todo()
+                    try:
+                        outcome = todo()
+                    except CairnError as error:
+                        todo = steps.throw(error)
+                        continue
                 todo = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value

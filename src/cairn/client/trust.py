@@ -9,15 +9,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from contextlib import suppress
+from ipaddress import ip_address
+from threading import Lock
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cairn.client import answers, wire
-from cairn.client.errors import NodeError
+from cairn.client.errors import BadAnswerError, NodeError
 from cairn.client.retry import Steps, Tries, answered
+from cairn.client.wire import Answer, Request
 from cairn.core import rules
 from cairn.core.block import Block
-from cairn.core.errors import InconsistentError, ProofError
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    InconsistentError,
+    NoSuchBlockError,
+    ProofError,
+    StoreError,
+)
 from cairn.core.genesis import MAX_U32, Limits
 from cairn.core.proofs import (
     Nodes,
@@ -28,7 +39,7 @@ from cairn.core.proofs import (
 )
 from cairn.core.rules import InvalidChainError, Stored
 from cairn.core.tree import WIDTH
-from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, hinted
+from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, hinted, ledger_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note, UnknownSignerError, VerifierKey
@@ -43,10 +54,12 @@ MEMORY_TRIES: Final = 20
 """Times that another process may be faster to remember a checkpoint."""
 KEPT_TILES: Final = 1024
 """Tiles that are held, of 8 KiB at most."""
-ACKNOWLEDGED: Final = 1000
-"""Acknowledged appends that are held until a checkpoint shows that they were not forgotten."""
+ACKNOWLEDGED: Final = 100_000
+"""Acknowledged appends that are held, of some 100 bytes each, until a checkpoint shows them."""
+LOOK_APPENDS: Final = 1000
+"""After how many a client that only appends looks for such a checkpoint, ..."""
 LOOK_SECONDS: Final = 10.0
-"""After how long a client that only appends looks for such a checkpoint."""
+"""... and after how long."""
 
 _ANY: Final = Limits(count=MAX_U32, size=MAX_U32)
 """The limits are in genesis, which a node that is asked for one block does not show."""
@@ -54,8 +67,18 @@ _ANY: Final = Limits(count=MAX_U32, size=MAX_U32)
 log = logging.getLogger(__name__)
 
 
+class _Shown(NamedTuple):
+    """A checkpoint, and the signed note that says it."""
+
+    checkpoint: Checkpoint
+    note: str
+
+
 class Trust:
-    """What one client knows of the ledger on its node. Its methods are steps; see `retry`."""
+    """What one client knows of the ledger on its node. Its methods are steps; see `retry`.
+
+    Any number of threads or tasks may carry them out at once.
+    """
 
     def __init__(
         self,
@@ -65,9 +88,11 @@ class Trust:
         *,
         keys: Sequence[VerifierKey] = (),
         witnesses: Sequence[VerifierKey] = (),
-        quorum: int = 0,
+        quorum: int | None = None,
     ) -> None:
         """Believe `keys`; without any, those that the user has recorded, or else the first seen.
+
+        `quorum` of `witnesses` (by default, all) must have cosigned.
 
         Raises:
             ProofError: they make no `Policy`.
@@ -77,34 +102,53 @@ class Trust:
         self._keyring = keyring
         self._keys = tuple(keys)
         self._witnesses = tuple(witnesses)
-        self._quorum = quorum
-        Policy(self._keys, self._witnesses, quorum)
-        self._signed: SignedCheckpoint | None = None
+        self._quorum = len(witnesses) if quorum is None else quorum
+        Policy(self._keys, self._witnesses, self._quorum)
+        self._lock = Lock()  # of the next two
+        self._signed: SignedCheckpoint | None = None  # never an older one than before
         self._tiles: dict[Tile, bytes] = {}
-        self._acknowledged: list[Block] = []
-        self._looked = time.monotonic()
+        self._acknowledged: dict[int, bytes] = {}  # hashes by position
+        self._looked, self._appends = time.monotonic(), 0  # when, and how many there were since
+        self._written: tuple[str, str, str] | None = None  # the last evidence, and its file
 
     # Checkpoints
 
-    def checkpoint(self, size: int = 1) -> Steps[SignedCheckpoint]:
+    def checkpoint(
+        self, size: int = 1, *, patience: float | None = None
+    ) -> Steps[SignedCheckpoint]:
         """Read a checkpoint of at least `size` blocks, check it and remember it.
 
+        It must show all that was seen before, and all that was acknowledged to this client.
+
         Raises:
-            InconsistentError: it contradicts one that was seen before.
+            InconsistentError: it contradicts what was seen or acknowledged before.
             UntrustedSignerError: its signer is not trusted.
             ProofError: a signature is wrong, or witnesses are missing.
+            BadAnswerError: there is none of so many blocks.
+            StoreError: what is remembered cannot be read or written.
         """
-        signed = yield from self._read_checkpoint(size)
+        held = self._acknowledged.copy()
+        due = max([size, *(index + 1 for index in held)])
+        signed = yield from self._read_checkpoint(due, patience=patience)
+        before = yield from self._remembered(signed.checkpoint.origin)
+        due = max(due, before.checkpoint.size if before else 0)
         for _ in range(STALE_TRIES):
-            if (yield from self._remember(signed)):
+            if signed.checkpoint.size >= due:
                 break
-            signed = yield from self._read_checkpoint(size, wait=STALE_SECONDS)
-        else:
-            remembered = yield from self._remembered(signed.checkpoint.origin)
-            why = f"the node shows {signed.checkpoint.size} blocks, fewer than it did"
-            yield from self._contradicted(why, str(remembered), str(signed.note))
-        self._signed, self._looked = signed, time.monotonic()
-        yield from self._require_acknowledged(signed)
+            signed = yield from self._read_checkpoint(due, wait=STALE_SECONDS)
+        found = signed.checkpoint.size
+        if before is not None and found < before.checkpoint.size:
+            why = f"the node shows {found} blocks, fewer than the {before.checkpoint.size} it did"
+            raise (yield from self._contradiction(why, before.note, str(signed.note)))
+        yield from self._remember(signed)
+        with self._lock:
+            if self.size <= found:
+                self._signed = signed
+        self._looked, self._appends = time.monotonic(), 0
+        yield from self._require_acknowledged(held, signed)
+        if found < size:
+            what = f"a checkpoint of {found} blocks only"
+            raise answers.bad_answer(wire.get("/checkpoint", {"covering": str(size)}), what)
         return signed
 
     def covering(self, size: int) -> Steps[SignedCheckpoint]:
@@ -118,31 +162,73 @@ class Trust:
         """Blocks that the ledger is known to have; 0 before the first checkpoint."""
         return 0 if self._signed is None else self._signed.checkpoint.size
 
-    def _read_checkpoint(self, size: int, wait: float = 0.0) -> Steps[SignedCheckpoint]:
-        """Read a checkpoint of the ledger that was at this URL before.
+    def known(self) -> Steps[int]:
+        """Return how many blocks the ledger has at least, of which none may be withheld."""
+        return (yield from self.covering(1)).checkpoint.size
 
-        Not so at an address of this machine, where ledgers come and go.
+    def doubt(self) -> Steps[None]:
+        """Look at a new checkpoint, after what cannot be: two signed statements say it better.
+
+        Raises:
+            InconsistentError: the node has signed two histories.
+        """
+        self._forget_tiles()
+        try:
+            yield from self.checkpoint()
+        except InconsistentError:
+            raise
+        except CairnError as error:
+            log.warning("no checkpoint to hold the node to: %s", error)
+
+    def withheld(self, what: str) -> Steps[BadAnswerError]:
+        """Return the error for a node that does not show `what`, which it has signed."""
+        yield from self.doubt()
+        return BadAnswerError(f"the node does not show {what}, which it has signed")
+
+    def _read_checkpoint(
+        self, size: int, *, wait: float = 0.0, patience: float | None = None
+    ) -> Steps[SignedCheckpoint]:
+        """Read a checkpoint, of `size` blocks if there are so many; check whose it is.
+
+        It must be of the ledger that this client has seen; and of the one that was at this URL
+        before, but not so at an address of this machine, where ledgers come and go.
         """
         request = wire.get("/checkpoint", {"covering": str(size)} if size > 1 else None)
-        answer = yield from answered(request, Tries(self._patience), wait)
-        if answer.status != 200:
-            raise answers.refusal(request, answer)
+        tries = Tries(self._patience if patience is None else patience)
+        answer = yield from answered(request, tries, wait)
+        if answer.status == 404 and size > 1:  # how many does it say there are?
+            return (yield from self._read_checkpoint(1, patience=patience))
+        _require_found(request, answer)
         try:
             note = Note.parse(answer.body)
-            checkpoint = Checkpoint.parse(note.text)
+            origin = Checkpoint.parse(note.text).origin
+            ledger_of(origin)
         except ProofError as error:
             raise answers.bad_answer(request, f"not a checkpoint: {error}") from error
-        if checkpoint.size < size:
-            raise answers.bad_answer(request, f"a checkpoint of {checkpoint.size} blocks only")
-        is_pinned = not self._keys and not _is_loopback(self._url)
-        known = (yield lambda: self._keyring.nodes.last(self._url)) if is_pinned else None
-        if known not in (None, checkpoint.origin):
-            why = f"another ledger answers at {self._url}"
-            yield from self._contradicted(why, f"{known}\n", str(note))
-        signed = yield from self._opened(checkpoint.origin, note)
-        if is_pinned and known is None:
-            yield lambda: self._keyring.nodes.replace(self._url, None, checkpoint.origin)
+        is_new = (yield from self._require_same_ledger(origin, note)) is None
+        signed = yield from self._opened(origin, note)
+        if is_new and self._is_pinned:
+            yield lambda: self._keyring.nodes.replace(self._url, None, origin)
+            yield from self._require_same_ledger(origin, note)  # another may have been faster
         return signed
+
+    @property
+    def _is_pinned(self) -> bool:
+        return not self._keys and not _is_loopback(self._url)
+
+    def _require_same_ledger(self, origin: str, note: Note) -> Steps[str | None]:
+        """Return the origin of the ledger that is known to be here, which must be this one."""
+        known: str | None = None
+        if self._signed is not None:
+            known = self._signed.checkpoint.origin
+        elif self._is_pinned:
+            known = yield lambda: self._keyring.nodes.last(self._url)
+        if known is not None and known != origin:
+            before = yield from self._remembered(known)
+            why = f"another ledger answers at {self._url}"
+            shown = before.note if before else f"{known}\n"
+            raise (yield from self._contradiction(why, shown, str(note)))
+        return known
 
     def _opened(self, origin: str, note: Note) -> Steps[SignedCheckpoint]:
         """Return the checkpoint, if a key that may be trusted has signed it."""
@@ -151,12 +237,18 @@ class Trust:
             return self._policy(keys).open(note)
         except UnknownSignerError as error:
             unknown = error
-        claimed = yield from self._claimed(note)
+        claimed: list[VerifierKey] = []
+        try:
+            claimed = yield from self._claimed(origin, note)
+        except CairnError as error:
+            if not keys and isinstance(error, NodeError):
+                raise
         if keys or not claimed:
             raise UntrustedSignerError(unknown.signers, claimed) from None
         signed = self._policy(claimed[:1]).open(note)
+        if not (yield lambda: self._keyring.nodes.replace(origin, None, str(claimed[0]))):
+            return (yield from self._opened(origin, note))  # another has seen a first key before
         log.warning("trusting %s, the first key seen for its ledger", claimed[0])
-        yield lambda: self._keyring.nodes.replace(origin, None, str(claimed[0]))
         return signed
 
     def _policy(self, keys: Sequence[VerifierKey]) -> Policy:
@@ -164,41 +256,52 @@ class Trust:
 
     def _trusted(self, origin: str) -> list[VerifierKey]:
         """Return the keys on record for a ledger; the first that was seen, if there are none."""
-        recorded = [key for key in self._keyring.trusted(origin) if not key.is_witness]
+        if recorded := [key for key in self._keyring.trusted(origin) if not key.is_witness]:
+            return recorded
         first = self._keyring.nodes.last(origin)
-        return recorded or ([VerifierKey.parse(first)] if first else [])
+        try:
+            return [VerifierKey.parse(first)] if first else []
+        except ProofError as error:
+            raise StoreError(f"what is remembered of {origin} was damaged: {error}") from error
 
-    def _claimed(self, note: Note) -> Steps[list[VerifierKey]]:
-        """Return the keys that the node says have signed, by a receipt that has them in full."""
-        receipt = yield from self._read_receipt(0, 0)
-        keys = [VerifierKey.parse(key) for key in receipt.keys]
-        return [key for key in hinted(keys, note) if not key.is_witness]
+    def _claimed(self, origin: str, note: Note) -> Steps[list[VerifierKey]]:
+        """Return the ledger's keys that have signed, by a receipt that has them in full."""
+        keys: list[VerifierKey] = []
+        for text in (yield from self._read_receipt(0, 0)).keys:
+            with suppress(ProofError):  # of a kind that is not known here, for one
+                keys.append(VerifierKey.parse(text))
+        ours = [key for key in keys if key.name == origin and not key.is_witness]
+        return hinted(ours, note)
 
-    def _remembered(self, origin: str) -> Steps[str | None]:
+    # What was seen before
+
+    def _remembered(self, origin: str) -> Steps[_Shown | None]:
         note: str | None = yield lambda: self._keyring.seen.last(origin)
-        return note
+        if note is None:
+            return None
+        try:
+            return _Shown(Checkpoint.parse(Note.parse(note).text), note)
+        except ProofError as error:
+            raise StoreError(f"what is remembered of {origin} was damaged: {error}") from error
 
-    def _remember(self, signed: SignedCheckpoint) -> Steps[bool]:
-        """Remember a checkpoint that agrees with what was; return False for one that is older."""
-        origin, note = signed.checkpoint.origin, str(signed.note)
+    def _remember(self, signed: SignedCheckpoint) -> Steps[None]:
+        """Refuse a checkpoint that contradicts what is remembered; remember it if it is newer."""
+        new = _Shown(signed.checkpoint, str(signed.note))
+        origin = new.checkpoint.origin
         for _ in range(MEMORY_TRIES):
             before = yield from self._remembered(origin)
-            if before == note:
-                return True
             if before is not None:
-                old = Checkpoint.parse(Note.parse(before).text)
-                if old.size > signed.checkpoint.size:
-                    return False
-                yield from self._require_consistent(old, before, signed)
-            if (yield lambda: self._keyring.seen.replace(origin, before, note)):  # noqa: B023
-                return True
-        return True  # others have remembered newer ones, and held them to the same
+                yield from self._require_consistent(before, new)
+                if before.checkpoint.size >= new.checkpoint.size:
+                    return
+            text = before.note if before else None
+            if (yield lambda: self._keyring.seen.replace(origin, text, new.note)):  # noqa: B023
+                return
+        raise StoreError(f"other processes keep remembering checkpoints of {origin}")
 
-    def _require_consistent(
-        self, old: Checkpoint, before: str, signed: SignedCheckpoint
-    ) -> Steps[None]:
-        """Refuse a checkpoint that does not begin with the one that was seen `before`."""
-        new = signed.checkpoint
+    def _require_consistent(self, before: _Shown, now: _Shown) -> Steps[None]:
+        """Refuse two checkpoints of which the smaller is not what the larger begins with."""
+        old, new = sorted((before.checkpoint, now.checkpoint), key=lambda one: one.size)
 
         def prove(node: Nodes) -> list[bytes]:
             return prove_consistency(old.size, new.size, node)
@@ -208,12 +311,18 @@ class Trust:
             check_consistency(proof, old.size, new.size, old.root, new.root)
         except ProofError as error:
             why = f"the node's history is not the one that it showed before: {error}"
-            yield from self._contradicted(why, before, str(signed.note))
+            raise (yield from self._contradiction(why, before.note, now.note)) from error
 
-    def _contradicted(self, why: str, remembered: str, found: str) -> Steps[None]:
-        """Write down the evidence, and raise."""
-        path = yield lambda: keep_evidence(self._keyring.evidence, remembered, found, why)
-        raise InconsistentError(why, remembered, found, str(path))
+    def _contradiction(self, why: str, remembered: str, found: str) -> Steps[InconsistentError]:
+        """Write down the evidence, once; return the error."""
+        self._forget_tiles()
+        if self._written is None or self._written[:2] != (remembered, found):
+            try:
+                path = yield lambda: keep_evidence(self._keyring.evidence, remembered, found, why)
+            except StoreError as error:  # which must not hide it
+                return InconsistentError(why, remembered, found, f"nowhere: {error}")
+            self._written = remembered, found, str(path)
+        return InconsistentError(why, remembered, found, self._written[2])
 
     # Blocks
 
@@ -225,7 +334,7 @@ class Trust:
 
         Raises:
             InvalidChainError: a block is not what its hashes say, or not linked to the one before.
-            InconsistentError: a block is not in the tree.
+            InconsistentError: a block is not in the tree, or block 0 is that of another ledger.
         """
         runs = _runs(blocks)
         for run in runs:
@@ -233,69 +342,96 @@ class Trust:
             for block in run:
                 _require_sound(block, before)
                 before = block
-        if blocks:
-            signed = yield from self.covering(blocks[-1].index + 1)
-            for run in runs:
-                yield from self._require_included(run[-1], signed)
+        if not blocks:
+            return blocks
+        signed = yield from self.covering(blocks[-1].index + 1)
+        for block in [*(run[-1] for run in runs), *(b for b in blocks[:1] if b.index == 0)]:
+            try:
+                yield from self._require_included(block.index, block.stored_hash, signed)
+            except ProofError as error:
+                yield from self.doubt()
+                why = f"block {block.index} is not the one that was signed: {error}"
+                found = block.to_json() + "\n"
+                raise (yield from self._contradiction(why, str(signed.note), found)) from error
         return blocks
 
-    def acknowledged(self, block: Block) -> Steps[None]:
-        """Hold on to a block that was recorded until a checkpoint shows it.
+    def acknowledged(self, index: int, block_hash: bytes) -> Steps[None]:
+        """Hold on to what was recorded until a checkpoint shows it.
 
-        Looks for one when there are many, or when it is time to. That the node cannot be reached
-        just now is not this append's problem.
+        Looks for one when there are many, or when it is time to. That the node gives none just now
+        is not this append's problem.
+
+        Raises:
+            InconsistentError: it was acknowledged before, as another block.
         """
-        self._acknowledged.append(block)
-        due = time.monotonic() - self._looked > LOOK_SECONDS
-        if due or len(self._acknowledged) >= ACKNOWLEDGED:
-            try:
-                yield from self.checkpoint()
-            except NodeError as error:
-                self._looked = time.monotonic()
-                log.warning("no checkpoint to hold appends to: %s", error)
-            except ProofError as error:
-                error.add_note(f"block {block.index} was acknowledged")
-                raise
+        held = self._acknowledged.setdefault(index, block_hash)
+        if held != block_hash:
+            why = f"block {index} was acknowledged twice, as two blocks"
+            shown = _acknowledgement(index, held), _acknowledgement(index, block_hash)
+            raise (yield from self._contradiction(why, *shown))
+        self._appends += 1
+        if self._appends < LOOK_APPENDS and time.monotonic() - self._looked <= LOOK_SECONDS:
+            return
+        self._looked, self._appends = time.monotonic(), 0
+        try:
+            yield from self.checkpoint(patience=0.0)
+        except BadAnswerError as error:
+            error.add_note(f"block {index} was acknowledged")
+            raise
+        except (NodeError, DamagedError) as error:
+            log.warning("no checkpoint to hold appends to: %s", error)
+            for dropped in list(self._acknowledged)[:-ACKNOWLEDGED]:
+                self._acknowledged.pop(dropped, None)
+        except CairnError as error:
+            error.add_note(f"block {index} was acknowledged")
+            raise
 
-    def _require_acknowledged(self, signed: SignedCheckpoint) -> Steps[None]:
+    def _require_acknowledged(
+        self, held: dict[int, bytes], signed: SignedCheckpoint
+    ) -> Steps[None]:
         """Check that what was acknowledged is there. Nothing is forgotten before it was found."""
-        mine, size = self._acknowledged, signed.checkpoint.size
-        for block in [block for block in mine if block.index < size]:
-            yield from self._require_included(block, signed)
-            mine.remove(block)
-        del mine[:-ACKNOWLEDGED]
+        for index, block_hash in held.items():
+            try:
+                yield from self._require_included(index, block_hash, signed)
+            except ProofError as error:
+                why = f"block {index} was acknowledged, and is not in the ledger: {error}"
+                found = _acknowledgement(index, block_hash)
+                raise (yield from self._contradiction(why, str(signed.note), found)) from error
+            self._acknowledged.pop(index, None)
 
-    def _require_included(self, block: Block, signed: SignedCheckpoint) -> Steps[None]:
-        index, tree = block.index, signed.checkpoint
+    def _require_included(
+        self, index: int, block_hash: bytes, signed: SignedCheckpoint
+    ) -> Steps[None]:
+        tree = signed.checkpoint
+        if index == 0 and block_hash.hex() != ledger_of(tree.origin):
+            raise ProofError(f"{block_hash.hex()} is not the genesis of {tree.origin}")
 
         def prove(node: Nodes) -> list[bytes]:
             return prove_inclusion(index, tree.size, node)
 
-        try:
-            proof = yield from self._proof(tree.size, prove)
-            check_inclusion(proof, index, tree.size, block.stored_hash, tree.root)
-        except ProofError as error:
-            why = f"block {index} is not the one that was signed: {error}"
-            yield from self._contradicted(why, str(signed.note), block.to_json() + "\n")
+        proof = yield from self._proof(tree.size, prove)
+        check_inclusion(proof, index, tree.size, block_hash, tree.root)
 
     def receipt(self, index: int, entry: int) -> Steps[Receipt]:
         """Read a receipt, and check that it proves the entry to this client."""
-        receipt = yield from self._read_receipt(index, entry)
-        signed = yield from self.covering(index + 1)
+        signed = yield from self.covering(1)
+        try:
+            receipt = yield from self._read_receipt(index, entry)
+        except NoSuchBlockError as error:
+            if 0 <= index < signed.checkpoint.size and entry == 0:
+                raise (yield from self.withheld(f"a receipt of block {index}")) from error
+            raise
         note = Note.parse(receipt.checkpoint)
         origin = Checkpoint.parse(note.text).origin
         if (receipt.index, receipt.place) != (index, entry) or origin != signed.checkpoint.origin:
-            raise ProofError(f"a receipt of entry {receipt.place} of block {receipt.index}")
+            raise ProofError(
+                f"the node gives a receipt of entry {receipt.place} of block {receipt.index} of "
+                f"{origin}"
+            )
         opened = yield from self._opened(origin, note)
         receipt.check(self._policy(opened.log_keys))
-        if not (yield from self._remember(opened)):  # older than what was seen since
-            yield from self._require_older(opened, signed)
+        yield from self._remember(opened)
         return receipt
-
-    def _require_older(self, older: SignedCheckpoint, signed: SignedCheckpoint) -> Steps[None]:
-        if older.checkpoint.size <= signed.checkpoint.size:
-            old = older.checkpoint
-            yield from self._require_consistent(old, str(older.note), signed)
 
     def _read_receipt(self, index: int, entry: int) -> Steps[Receipt]:
         request = wire.get(f"/blocks/{index}/receipt", {"entry": str(entry)} if entry else None)
@@ -320,13 +456,20 @@ class Trust:
         return prove(nodes_of(size, held.__getitem__))
 
     def _tile(self, tile: Tile) -> Steps[bytes]:
-        data = self._tiles.pop(tile, None)
+        with self._lock:
+            data = self._tiles.pop(tile, None)
         if data is None:
             data = yield from self._read_tile(tile)
-        self._tiles[tile] = data  # the last to be dropped
-        while len(self._tiles) > KEPT_TILES:
-            del self._tiles[next(iter(self._tiles))]
+        with self._lock:
+            self._tiles[tile] = data  # the last to be dropped
+            while len(self._tiles) > KEPT_TILES:
+                del self._tiles[next(iter(self._tiles))]
         return data
+
+    def _forget_tiles(self) -> None:
+        """One of them may be what is wrong."""
+        with self._lock:
+            self._tiles.clear()
 
     def _read_tile(self, tile: Tile) -> Steps[bytes]:
         request = wire.get(f"/{tile.path}")
@@ -334,11 +477,21 @@ class Trust:
         if answer.status == 404 and tile.width < WIDTH:  # it may be gone since the full one came
             full = yield from self._read_tile(tile._replace(width=WIDTH))
             return full[: tile.nbytes]
-        if answer.status != 200:
-            raise answers.refusal(request, answer)
+        _require_found(request, answer)
         if len(answer.body) != tile.nbytes:
             raise answers.bad_answer(request, f"{len(answer.body)} bytes, not {tile.nbytes}")
         return answer.body
+
+
+def _require_found(request: Request, answer: Answer) -> None:
+    """Refuse an answer without what every node has: that it has none is no want of a block."""
+    if answer.status != 200:
+        error = answers.refusal(request, answer)
+        raise answers.bad_answer(request, str(error)) if answer.status == 404 else error
+
+
+def _acknowledgement(index: int, block_hash: bytes) -> str:
+    return f"block {index} was acknowledged with the hash {block_hash.hex()}\n"
 
 
 def _runs(blocks: Iterable[Block]) -> list[list[Block]]:
@@ -371,7 +524,10 @@ def _require_sound(block: Block, before: Block | None) -> None:
 
 def _is_loopback(url: str) -> bool:
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
 
 
 def parse_keys(keys: str | Sequence[str] | None) -> list[VerifierKey]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from cairn.core.errors import StoreError
+from cairn.core.errors import ProofError, StoreError, UsageError
 from cairn.core.tree import WIDTH
 from cairn.ledger.ledger import Ledger
 from cairn.proof.checkpoint import Checkpoint
+from cairn.proof.note import Note
 from cairn.proof.tiles import tiles_of
 
 
@@ -24,11 +26,13 @@ def write_mirror(
 
     Raises:
         StoreError: a file cannot be written.
+        UsageError: `folder` has the mirror of another ledger.
         InconsistentError, InvalidChainError, NotFoundError: as for `Ledger.checkpoint`.
     """
     note = ledger.published()
     checkpoint = Checkpoint.parse(note.text)
     try:
+        _require_own(folder, checkpoint.origin)
         for tile in tiles_of(checkpoint.size):
             path = folder / tile.path
             if tile.width == WIDTH and path.exists() and path.stat().st_size == tile.nbytes:
@@ -39,6 +43,14 @@ def write_mirror(
     except OSError as error:
         raise StoreError(f"the mirror cannot be written: {error}") from error
     return checkpoint
+
+
+def _require_own(folder: Path, origin: str) -> None:
+    """Refuse a folder that has the mirror of another ledger: its tiles would be left."""
+    with suppress(FileNotFoundError, ProofError):
+        note = Note.parse((folder / "checkpoint").read_bytes())
+        if (there := Checkpoint.parse(note.text).origin) != origin:
+            raise UsageError(f"{folder} has the mirror of {there}")
 
 
 def _write(path: Path, data: bytes) -> None:

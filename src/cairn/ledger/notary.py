@@ -7,28 +7,32 @@ then are read and validated again, and what came before must still lead to the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Final
+from functools import cache
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
 from cairn.core.block import Block
 from cairn.core.errors import (
+    CairnError,
     DamagedError,
     InconsistentError,
     NoSuchBlockError,
     NotFoundError,
     ProofError,
+    StoreError,
     UsageError,
 )
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
-from cairn.core.merkle import tree_hash
-from cairn.core.proofs import check_inclusion, prove_inclusion
+from cairn.core.merkle import EMPTY_ROOT, HASH_BYTES, node_hash, tree_hash
+from cairn.core.proofs import Nodes, check_inclusion, prove_inclusion, root
 from cairn.core.rules import Broken, InvalidChainError
-from cairn.ledger.tree import Tree
+from cairn.core.tree import HEIGHT
+from cairn.ledger.tree import BULK_PROOFS, Tree
 from cairn.ledger.validation import Task, validate_store
 from cairn.proof.checkpoint import Checkpoint, Policy, hinted, origin_of
 from cairn.proof.keyring import Keyring
@@ -38,6 +42,10 @@ from cairn.proof.receipt import Receipt
 from cairn.proof.tiles import ENTRIES, Tile, bundle_of
 from cairn.store.interface import Store
 
+T = TypeVar("T")
+
+BULK_LEVELS: Final = 16
+"""Of a tree over blocks that are read at once: 2 MiB of hashes."""
 TRIES: Final = 10
 """Times that another process with the same key may be faster."""
 
@@ -68,7 +76,7 @@ class Notary:
             before = self._keyring.signed.last(self.origin)
             signed = Note.parse(before) if before else None
             length = self._validated(signed)
-            text = Checkpoint(self.origin, length, self.tree.root(length)).text
+            text = Checkpoint(self.origin, length, self._extended(signed, length)).text
             note = Note(text, (key.sign(text),))
             if note == signed or self._keyring.signed.replace(self.origin, before, str(note)):
                 return note
@@ -81,12 +89,49 @@ class Notary:
             start = Checkpoint.parse(signed.text).size
             if broken := self.contradiction(signed):
                 raise self.inconsistent(signed, broken)
-        with ThreadPoolExecutor(1, "cairn-notary") as executor:
-            task = Task(self._limits)
-            report, end = validate_store(self._store, task, executor=executor, start=start)
+        task = Task(self._limits)
+        report, end = validate_store(self._store, task, executor=_Reading(), start=start)
         if report.failure is not None:
             raise InvalidChainError(report.failure)
         return end.length
+
+    def _extended(self, signed: Note | None, length: int) -> bytes:
+        """Return the root of `length` blocks, made of what was signed and the blocks since alone.
+
+        What is kept of the tree may be wrong, and would make a fork of it: of that, only what leads
+        to the root that was signed is used.
+
+        Raises:
+            DamagedError: nothing does.
+        """
+        old = Checkpoint.parse(signed.text) if signed else Checkpoint(self.origin, 0, EMPTY_ROOT)
+        for tree in self._trees():
+            node = self._nodes(tree, old.size)
+            if root(old.size, node) == old.root:
+                return root(length, node)
+        raise DamagedError("what is stored does not lead to the root that was signed")
+
+    def _nodes(self, tree: Tree, old: int) -> Nodes:
+        """Return nodes: of `tree` where they have none of the blocks after `old`, else of blocks.
+
+        One that was asked for before is the same again.
+        """
+
+        @cache
+        def node(level: int, index: int) -> bytes:
+            start, stop = index << level, index + 1 << level
+            if stop <= old:
+                row, step = divmod(level, HEIGHT)
+                hashes = tree.row(row, index << step, index + 1 << step)
+            elif start >= old and level <= BULK_LEVELS:
+                hashes = self._store.hashes(start, stop)
+            else:
+                return node_hash(node(level - 1, 2 * index), node(level - 1, 2 * index + 1))
+            while len(hashes) > 1:
+                hashes = self._hasher.node_hashes(hashes.reshape(-1, 2 * HASH_BYTES))
+            return hashes.tobytes()
+
+        return node
 
     def contradiction(self, note: Note) -> Broken | None:
         """Return how the stored chain is not the one of which a checkpoint speaks, or None."""
@@ -102,12 +147,15 @@ class Notary:
         return Broken(checkpoint.root.hex(), found.hex(), meaning)
 
     def inconsistent(self, remembered: Note, broken: Broken) -> InconsistentError:
-        """Write down the evidence, and return the error that says so."""
+        """Write down the evidence, if that can be, and return the error that says so."""
         length = self._store.head().length
         found = Checkpoint(self.origin, length, self.tree.root(length)).text
         why = f"{broken.meaning} (expected {broken.expected}, found {broken.found})"
-        path = keep_evidence(self._keyring.evidence, str(remembered), found, why)
-        return InconsistentError(why, str(remembered), found, str(path))
+        try:
+            place = str(keep_evidence(self._keyring.evidence, str(remembered), found, why))
+        except StoreError as error:  # which is the lesser evil
+            place = f"no file: {error}"
+        return InconsistentError(why, str(remembered), found, place)
 
     def remembered(self) -> list[Note]:
         """Return the checkpoints that this user knows of: signed, shown by nodes, or published.
@@ -178,6 +226,23 @@ class Notary:
             keys=tuple(map(str, hinted(self._keyring.trusted(), note))),
         )
 
+    def prove(self, indexes: Sequence[int], checkpoint: Checkpoint) -> Iterator[list[bytes]]:
+        """Yield the inclusion proof of each of these blocks under `checkpoint`, in bulk.
+
+        Raises:
+            ProofError: a block is not below it.
+            DamagedError: what is stored is not what was signed.
+        """
+        for first in range(0, len(indexes), BULK_PROOFS):
+            some = indexes[first : first + BULK_PROOFS]
+            for tree in self._trees():
+                with suppress(DamagedError):
+                    found = list(tree.prove_inclusions(some, checkpoint.size, checkpoint.root))
+                    break
+            else:
+                raise DamagedError("what is stored is not what was signed: validate the ledger")
+            yield from found
+
     def tile(self, tile: Tile) -> bytes:
         """Return a tile or bundle of the tree, as C2SP tlog-tiles serves it.
 
@@ -205,6 +270,23 @@ class Notary:
         """Yield the tree; and, should it not lead where it must, one made from the blocks alone."""
         yield self.tree
         yield Tree(self._store, self._hasher, kept=False)
+
+
+class _Reading(Executor):
+    """Does at once what it is given, with files read into memory, and not mapped.
+
+    A page of a mapping that cannot be read ends the process, and this one may be a node.
+    """
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Call `fn` with the segment of the part that comes first in `args`."""
+        future: Future[T] = Future()
+        part, *others = args
+        try:
+            future.set_result(fn(part.segment(), *others, **kwargs))
+        except CairnError as error:
+            future.set_exception(error)
+        return future
 
 
 def _prove_entry(ids: list[bytes], place: int) -> list[bytes]:

@@ -9,14 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
 import httpx
 
-from cairn.core.errors import CairnError, InconsistentError, ProofError, StoreError
+from cairn.core.errors import (
+    CairnError,
+    DamagedError,
+    InconsistentError,
+    NotFoundError,
+    ProofError,
+)
 from cairn.core.rules import InvalidChainError
 from cairn.ledger.notary import Notary
-from cairn.proof.checkpoint import Checkpoint
+from cairn.proof.checkpoint import Checkpoint, hinted
 from cairn.proof.note import Note, Signature, VerifierKey
 from cairn.proof.witness import Request, cosignatures
 
@@ -25,7 +32,7 @@ SECONDS: Final = 0.25
 WITNESS_SECONDS: Final = 5.0
 """How long witnesses may take, all together, before a checkpoint is published without them."""
 RETRY_SECONDS: Final = 5.0
-"""How long to wait after keys or memories could not be written."""
+"""How long to wait after keys or memories could not be written, or a witness did not cosign."""
 WAIT_SECONDS: Final = 15.0
 """How long one may wait for a checkpoint that covers a block."""
 WITNESS_TRIES: Final = 3
@@ -46,6 +53,10 @@ class WitnessAddress(NamedTuple):
     key: VerifierKey
 
 
+class NotSignedError(CairnError):
+    """There is no such checkpoint just now; later there may be."""
+
+
 class Checkpoints:
     """Signs and publishes, on one event loop. Blocking work is done in a thread of its own."""
 
@@ -55,9 +66,10 @@ class Checkpoints:
         self._notary = notary
         self._witnesses = witnesses
         self._sizes: dict[VerifierKey, int] = {}  # that each witness has cosigned, as far as known
+        self._refusing: set[VerifierKey] = set()  # witnesses of which the log has been told
         self._thread = ThreadPoolExecutor(1, "cairn-checkpoints")
         self._note: Note | None = None
-        self._failure: CairnError | None = None
+        self._failure: CairnError | None = None  # what those are told who wait; None: go on
         self.published: Callable[[int, int], None] = lambda _size, _witnesses: None
         """Told of every checkpoint: its size, and how many witnesses have cosigned it."""
 
@@ -66,6 +78,8 @@ class Checkpoints:
         self._wanted, self._urgent = asyncio.Event(), asyncio.Event()
         self._changed = asyncio.Event()  # set, and replaced, by each that is published
         self._wanted.set()
+        # It makes a TLS context, which takes some 20 ms: one for all.
+        self._client = httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -73,6 +87,7 @@ class Checkpoints:
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
+        await self._client.aclose()
         await asyncio.to_thread(self._thread.shutdown)
 
     def grown(self) -> None:
@@ -84,51 +99,75 @@ class Checkpoints:
 
         Raises:
             InconsistentError, InvalidChainError: nothing more is signed, and why.
-            StoreError: it takes too long.
+            NotSignedError: it takes too long, or nothing can be signed just now.
         """
         until = time.monotonic() + WAIT_SECONDS
         while self._note is None or Checkpoint.parse(self._note.text).size < size:
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)  # else it grows with everyone who asks
             changed = self._changed
             self._urgent.set()
             self._wanted.set()
             try:
                 await asyncio.wait_for(changed.wait(), until - time.monotonic())
             except TimeoutError:
-                raise StoreError("no checkpoint was signed in time; the log says more") from None
+                raise NotSignedError("the checkpoint takes longer: ask again") from None
         return self._note
 
     async def _run(self) -> None:
         while True:
-            await self._wanted.wait()
+            with suppress(TimeoutError):  # who has not cosigned is asked again
+                await asyncio.wait_for(
+                    self._wanted.wait(), RETRY_SECONDS if self._refusing else None
+                )
             with suppress(TimeoutError):  # unless somebody waits, let more blocks come first
                 await asyncio.wait_for(self._urgent.wait(), SECONDS if self._note else 0)
             self._wanted.clear()
             self._urgent.clear()
             try:
                 await self._publish()
+                self._failure = None
             except (InconsistentError, InvalidChainError) as error:
                 log.critical("nothing is signed any more: %s", error)
                 self._failure = error
                 self._announce()
                 return
-            except CairnError as error:
+            except (CairnError, OSError) as error:
                 log.error("the ledger is not signed: %s", error)  # noqa: TRY400 - no bug of ours
+                unsigned = NotSignedError("nothing can be signed; the node's log says why")
+                self._failure = error if isinstance(error, DamagedError) else unsigned
+                self._announce()
                 self._wanted.set()
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                log.exception("nothing is signed any more: this is a bug")
+                self._failure = NotSignedError("nothing is signed any more: this is a bug")
+                self._announce()
+                return
 
     async def _publish(self) -> None:
         """Sign, have it cosigned, publish."""
         note = await self._in_thread(lambda: self._notary().sign())
-        if self._note is not None and self._note.text == note.text:
+        last = self._note or await self._in_thread(self._published_before)
+        have: list[VerifierKey] = []  # witnesses that have cosigned it already
+        if last is not None and last.text == note.text:
+            have = hinted((one.key for one in self._witnesses), last)
+        asked = [one for one in self._witnesses if one.key not in have]
+        found = await asyncio.gather(*(self._cosigned(one, note) for one in asked))
+        kept = [s for s in last.signatures if any(k.has_made(s) for k in have)] if last else []
+        cosigned = Note(note.text, (*note.signatures, *kept, *chain.from_iterable(found)))
+        if cosigned == self._note:
             return
-        found = await asyncio.gather(*(self._cosigned(one, note) for one in self._witnesses))
-        cosigned = Note(note.text, note.signatures + tuple(s for each in found for s in each))
         await self._in_thread(lambda: self._notary().publish(cosigned))
         self._note = cosigned
         self._announce()
-        self.published(Checkpoint.parse(note.text).size, sum(1 for each in found if each))
+        self.published(Checkpoint.parse(note.text).size, len(have) + sum(map(bool, found)))
+
+    def _published_before(self) -> Note | None:
+        """Return what was published before the node was started."""
+        with suppress(NotFoundError, ProofError):
+            return self._notary().published()
+        return None
 
     def _announce(self) -> None:
         self._changed.set()
@@ -136,32 +175,55 @@ class Checkpoints:
 
     async def _cosigned(self, address: WitnessAddress, note: Note) -> list[Signature]:
         """Return the cosignature of a witness, if it gives one in time."""
+        key = address.key
         try:
             async with asyncio.timeout(WITNESS_SECONDS):
-                return await self._ask(address, note)
-        except (httpx.HTTPError, TimeoutError, ProofError) as error:
-            why = str(error) or type(error).__name__
-            log.warning("witness %s does not cosign: %s", address.key.name, why)
+                found = await self._ask(address, note)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ProofError) as error:
+            if key not in self._refusing:  # said once, and not four times a second
+                why = str(error) or type(error).__name__
+                log.warning("witness %s does not cosign: %s", key.name, why)
+            self._refusing.add(key)
             return []
+        if key in self._refusing:
+            log.warning("witness %s cosigns again", key.name)
+        self._refusing.discard(key)
+        self._sizes[key] = Checkpoint.parse(note.text).size
+        return found
 
     async def _ask(self, address: WitnessAddress, note: Note) -> list[Signature]:
-        checkpoint, old = Checkpoint.parse(note.text), self._sizes.get(address.key, 0)
+        """Return what a witness answers, checked, when it has been shown all that it asks for."""
+        size, old = Checkpoint.parse(note.text).size, self._sizes.get(address.key, 0)
         url = f"{address.url.rstrip('/')}/add-checkpoint"
-        async with httpx.AsyncClient(timeout=WITNESS_SECONDS, trust_env=False) as client:
-            for _ in range(WITNESS_TRIES):
-                proof = await self._consistency(old, checkpoint.size)
-                answer = await client.post(url, content=Request(old, tuple(proof), note).body)
-                if len(answer.content) > MAX_ANSWER:
-                    raise ProofError(f"it answers with {len(answer.content)} bytes")
-                if answer.status_code == httpx.codes.OK:
-                    self._sizes[address.key] = checkpoint.size
-                    return cosignatures(answer.content, note, [address.key])
-                if answer.status_code != httpx.codes.CONFLICT:
-                    break
-                old = _size(answer.text)
-                if old > checkpoint.size:
-                    raise ProofError(f"it has seen {old} blocks, of {checkpoint.size}")
-        raise ProofError(f"it answers {answer.status_code}: {answer.text[:200]!r}")
+        for _ in range(WITNESS_TRIES):
+            proof = await self._consistency(old, size)
+            status, answer = await self._post(url, Request(old, tuple(proof), note).body)
+            if status == httpx.codes.OK:
+                found = cosignatures(answer, note, [address.key])
+                if not found:
+                    raise ProofError("it answers with no signature by its key")
+                return found
+            if status != httpx.codes.CONFLICT:
+                break
+            old = _size(answer)
+            if old > size:
+                raise ProofError(f"it has seen {old} blocks, of {size}")
+        raise ProofError(f"it answers {status}: {answer[:200]!r}")
+
+    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
+        """Return status and body of the answer.
+
+        Raises:
+            ProofError: it is too long.
+        """
+        headers = {"Accept-Encoding": "identity"}  # what is packed may be longer than it looks
+        async with self._client.stream("POST", url, content=body, headers=headers) as answer:
+            found = b""
+            async for piece in answer.aiter_raw():
+                found += piece
+                if len(found) > MAX_ANSWER:
+                    raise ProofError(f"it answers with more than {MAX_ANSWER} bytes")
+            return answer.status_code, found
 
     async def _consistency(self, old: int, new: int) -> list[bytes]:
         return await self._in_thread(lambda: self._notary().tree.prove_consistency(old, new))
@@ -170,9 +232,9 @@ class Checkpoints:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
-def _size(answer: str) -> int:
+def _size(answer: bytes) -> int:
     """Return the size that a witness says it is at."""
-    found = re.fullmatch(r"(0|[1-9][0-9]{0,18})\n", answer)
+    found = re.fullmatch(rb"(0|[1-9][0-9]{0,18})\n", answer)
     if found is None:
         raise ProofError(f"it conflicts, and answers {answer[:200]!r}")
     return int(found[1])
