@@ -14,7 +14,7 @@ from cairn.cli.log import log
 from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
 from cairn.cli.validate import validate
-from cairn.cli.write import add, import_, init
+from cairn.cli.write import add, erase, import_, init
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -30,5 +30,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (init, serve, add, show, log, validate, export, import_, backup, demo, bench):
+for command in (
+    *(init, serve, add, show, log, validate, export, import_, backup, erase),
+    *(demo, bench),
+):
     main.add_command(command)

@@ -11,6 +11,16 @@ all that is in the tail. The order is
 
 So every block is in one place, files never change, and a reader that finds a run of the tail gone
 finds its blocks in a new file.
+
+What is erased is the one thing that changes where it lies. The order is
+
+1. one transaction of the tail appends the record, and notes in `erasing` what it asks for: a crash
+   before leaves nothing of it, and after it, at any moment, a note that the next writer finds;
+2. zeros are written over the entry, in its row or its file, and are durable: a crash in the middle
+   leaves some, and validation calls them damage until the next writer has gone on;
+3. a file that a crash left while it was sealed goes, as it may hold the entry, too;
+4. the log goes into the database and is cut to nothing;
+5. the note goes.
 """
 
 from __future__ import annotations
@@ -26,10 +36,13 @@ from typing import Final
 from warnings import warn
 
 from cairn.core.block import Block
+from cairn.core.erasure import Erasure
 from cairn.core.errors import DamagedError, StoreError
 from cairn.core.hasher import Hasher
+from cairn.core.header import Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
+from cairn.core.validation import erasures
 from cairn.store import flat
 from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
@@ -99,15 +112,58 @@ class DiskStore:
         """See `Store.recall`."""
         return self._tail.recall(key)
 
-    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range], erase: int | None = None) -> None:
         """See `Store.append`."""
         self._tail.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
             sealed = None if self._has_room(segment) else self._try_to_seal(segment)
             room, self._room = self._room, None  # until the tail has it
-            self._tail.append(segment, keys, sealed)
+            self._tail.append(segment, keys, sealed, erase)
             if room is not None and sealed is None:
                 self._room = (room[0] - len(segment), room[1] - len(segment.data))
+
+    def erasing(self) -> Mapping[int, int]:
+        """See `Store.erasing`."""
+        return self._tail.erasing()
+
+    def finish_erasing(self) -> Mapping[int, int]:
+        """See `Store.finish_erasing`."""
+        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        with self._lock:
+            if not self._tail.erasing():
+                return {}
+            # A commit that failed may be in the log, and only memory know of it: the record has to
+            # be durable before the entry goes, and no file be recorded any more that is removed.
+            self._tail.overwrite_log()
+            erasing = self._tail.erasing()
+            for position, record in erasing.items():
+                self._require_recorded(position, record)
+                if not self._tail.zero(position):
+                    for sealed in self._tail.sealed(position, position + 1):
+                        flat.erase(self._folder, sealed, position)
+            self._remove_unrecorded()
+            self._tail.forget_erasing()
+            return erasing
+
+    def _require_recorded(self, position: int, record: int) -> None:
+        """Make sure that a note in `erasing` is not damage: it is about to destroy something."""
+        block, said = self.get(position), self.get(record)
+        if block is not None and said is not None and said.header.kind == Kind.RECORD:
+            erasure = Erasure.of(said.data_json())
+            if erasure and (erasure.index, erasure.id) == (position, block.header.data_root):
+                return
+        raise DamagedError(
+            f"{self.directory}: block {record} is no record that {position} is erased"
+        )
+
+    def _remove_unrecorded(self) -> None:
+        """Remove what crashes left of files that were being sealed."""
+        end = max((sealed.stop for sealed in self._tail.sealed()), default=0)
+        paths = [self._folder / HIDDEN_NAME, self._folder / Sealed(end, 0, 0, b"").name]
+        if left := [path for path in paths if path.exists()]:
+            for path in left:
+                path.unlink()
+            sync(self._folder)
 
     def parts(self, start: int, stop: int) -> Iterator[Segment | Part]:
         """See `Store.parts`."""
@@ -169,6 +225,18 @@ class DiskStore:
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`. In bytes."""
+        while True:
+            length = self.head().length
+            self._copy(target, progress)
+            meanwhile = self.scan(length, self.head().length)
+            if not any(any(erasures(segment)) for segment in meanwhile):
+                return
+            # A file may lack what the copied tail has no record of. With the record, all is well.
+            (target / FILE_NAME).unlink()
+            shutil.rmtree(target / SEGMENTS_NAME, ignore_errors=True)
+
+    def _copy(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """Write a copy, which is consistent unless something was erased meanwhile."""
         rest = sum(sealed.size for sealed in self._tail.sealed())
         files = self._tail.backup(target, lambda done, total: progress(done, total + rest))
         if not files:
