@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
 
-RULES = "version kind count index timestamp link hash size data_root work genesis limits"
+RULES = "version kind count index timestamp link hash size data_root work genesis limits erasure"
 LIMITS = {  # default, lowest, highest
     "count": (65_536, 1, 2**32 - 1),
     "size": (16_777_216, 17, 2**32 - 1),
@@ -63,6 +63,8 @@ def check(directory: Path) -> list[Finding]:
     before: Block | None = None
     limits = DEFAULTS
     length = 0
+    erased: dict[int, bytes] = {}  # position and data root
+    named: set[tuple[int, bytes]] = set()  # by records
     folder = directory / "segments"  # looked into first: a writer may be at work
     present = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     uri = (directory / "tail.sqlite").resolve().as_uri() + "?mode=ro"
@@ -84,7 +86,12 @@ def check(directory: Path) -> list[Finding]:
                 rule = broken_rule(block, position, before, limits)
                 if rule is not None and position < length:
                     broken.append(Finding(position, rule))
+                elif lacks_its_data(block) and position < length:
+                    erased[position] = block.header.data_root
+                if block.header.kind == 2 and position < length:
+                    named |= {name for name in erasures(block.entries) if name[0] < position}
                 position, before = position + 1, block
+        broken += [Finding(at, "erasure") for at in erased if (at, erased[at]) not in named]
         recorded_end = require_nothing_else(database, present)
         if position < max(length, 1):
             end = [Finding(position, "head")]
@@ -285,12 +292,47 @@ def broken_rule(
         "link": header.previous_hash == bytes(32) if at_start else follows,
         "hash": block.stored_hash == sha256(b"\x00" + header.data).digest(),
         "size": header.size == block.stored_bytes,
-        "data_root": header.data_root == root,
+        "data_root": header.data_root == root or is_erased(block),
         "work": header.bits == 0 and header.nonce == 0,
         "genesis": genesis_limits(block.entries) is not None if at_start else True,
         "limits": header.count <= limits["count"] and header.size <= limits["size"],
     }
     return next((rule for rule, is_kept in kept.items() if not is_kept), None)
+
+
+def is_erased(block: Block) -> bool:
+    if block.header.kind != 0 or block.header.count != 1 or len(block.entries) != 1:
+        return False
+    (entry,) = block.entries
+    return len(entry) > 16 and entry == bytes(len(entry))
+
+
+def lacks_its_data(block: Block) -> bool:
+    return (
+        is_erased(block) and block.header.data_root != sha256(b"\x00" + block.entries[0]).digest()
+    )
+
+
+def erasures(entries: list[bytes]) -> set[tuple[int, bytes]]:
+    """The position and data root that a record names, if it is that of an erasure."""
+    if len(entries) != 1:
+        return set()
+    text = entries[0][16:]
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=object_of)
+        if canonical(value).encode("utf-8") != text:
+            return set()
+    except (ValueError, RecursionError):
+        return set()
+    if not isinstance(value, dict) or set(value) != {"id", "index", "reason", "record"}:
+        return set()
+    if value["record"] != "erasure" or not isinstance(value["reason"], str):
+        return set()
+    if type(value["index"]) is not int or not isinstance(value["id"], str):
+        return set()
+    if len(value["id"]) != 64 or not set(value["id"]) <= set("0123456789abcdef"):
+        return set()
+    return {(value["index"], bytes.fromhex(value["id"]))}
 
 
 def tree(leaves: list[bytes]) -> bytes:

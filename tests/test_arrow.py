@@ -55,7 +55,7 @@ def row(block: Block) -> Row:
     return {
         "index": header.index,
         "timestamp": header.timestamp,
-        "data": block.data_json().decode(),
+        "data": None if block.erased else block.data_json().decode(),
         "previous_hash": header.previous_hash,
         "hash": block.stored_hash,
         "kind": block.kind,
@@ -64,7 +64,7 @@ def row(block: Block) -> Row:
         "data_root": header.data_root,
         "bits": header.bits,
         "nonce": header.nonce,
-        "salts": [entry.salt for entry in block.entries],
+        "salts": None if block.erased else [entry.salt for entry in block.entries],
         "version": header.version,
     }
 
@@ -457,3 +457,22 @@ def test_the_block_with_a_bad_entry_is_named(position: int, entry: bytes, messag
     with pytest.raises(FormatError, match=rf"block {7 + position}\b") as raised:
         record_batch(Segment.from_blocks(7, blocks))
     assert message in str(raised.value)
+
+
+def test_what_is_erased_has_neither_data_nor_salts(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend([{"user": "alice"}, "bob", {"erased": "00" * 32}])
+        salt = ledger[1].entries[0].salt
+        ledger.erase(1, reason="asked for")
+        table = ledger.to_arrow().read_all()
+        table.validate(full=True)
+        assert rows(table) == [row(block) for block in ledger]
+        assert [r["data"] is None for r in rows(table)] == [False, True, False, False, False]
+        file = tmp_path / "audit.parquet"
+        with file.open("wb") as stream:
+            write_parquet(ledger, stream)
+    assert rows(pq.read_table(file)) == rows(table)
+    assert salt not in file.read_bytes()
+    with closing(duckdb.connect()) as connection:
+        found = connection.execute(f"SELECT index FROM '{file}' WHERE data IS NULL").fetchall()
+    assert found == [(1,)]

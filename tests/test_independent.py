@@ -226,7 +226,8 @@ def test_two_attacks_at_once(copy: Copy) -> None:
         pair = random.sample(every, 2)
         with forging(directory, cover_tracks=any(a.cover_tracks for a in pair)) as blocks:
             for attack in pair:
-                attack.perform(blocks)
+                with suppress(IndexError):  # where the first has put a batch of no entries
+                    attack.perform(blocks)
         for _ in range(2):
             agreed(directory)
             regroup(directory, *random.choices([1, 2, 3, 4], k=20))

@@ -5,7 +5,7 @@ with Ledger.open("audit.cairn") as ledger:
     assert ledger.validate().valid
 """
 
-import logging
+from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING, Any
 
 from cairn.core.block import Block
@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants to hear it says so
+getLogger(__name__).addHandler(NullHandler())  # who wants to hear it says so
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ class Report:
     seconds: float
     failures: tuple[Failure, ...]
     """By position; only the first unless `all=True` was asked for."""
+    erased: int = 0
+    """Blocks that were read and are erased, with a record of it."""
 
     @property
     def failure(self) -> Failure | None:
@@ -36,6 +38,8 @@ class Report:
             "blocks": self.blocks,
             "bytes": self.bytes,
         }
+        if self.erased:
+            value["erased"] = self.erased
         if self.failure is not None:
             value["failed_block"] = self.failure.index
             value["failure"] = self.failure.to_value()
@@ -55,6 +59,7 @@ class Report:
                 bytes=value["bytes"],
                 seconds=value["execution_time"],
                 failures=(Failure(**value["failure"]),) if "failure" in value else (),
+                erased=value.get("erased", 0),
             )
         except (KeyError, TypeError) as error:
             raise FormatError(f"not a report: {value!r:.200}") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cairn import Ledger
+from cairn import Client, Ledger
 from cairn.api.routes import operations
 from cairn.core.block import VIEW_KEYS
 from cairn.core.entry import SALT_BYTES
@@ -230,3 +230,32 @@ def test_a_damaged_block_is_no_fleeting_trouble(tmp_path: Path) -> None:
         assert (report["valid"], report["failed_block"]) == (False, 1)
         assert report["failure"]["rule"] in ("size", "data_root")
         assert "Traceback" not in server.log()
+
+
+def test_an_erased_block_has_its_id_and_no_data(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.append({"user": "alice"}, key="alice")
+        ledger.append("kept")
+        block = ledger[1]
+        ledger.erase(1, reason="asked for")
+    with start(tmp_path / "ledger") as server, server.client() as client:
+        for reference in (1, block.hash):
+            view = client.get(f"/blocks/{reference}").json()
+            assert (view["data"], view["salt"]) == ({"erased": view["data_root"]}, None)
+            assert view["hash"] == block.hash
+            answer = client.get(f"/blocks/{reference}/data")
+            assert problem(answer, 410, "erased")["detail"] == "block 1 is erased"
+        assert client.get("/blocks/2/data").content == b'"kept"'
+        assert client.get("/").json()["chain"][1] == view
+        assert client.get("/blocks", params={"contains": "alice"}).json()["blocks"] == []
+        report = client.get("/validate").json()
+        assert (report["valid"], report["erased"]) == (True, 1)
+        answer = client.post(
+            "/block", content=b'{"user": "alice"}', headers={"Idempotency-Key": "alice"}
+        )
+        assert problem(answer, 422, "key-reused")["detail"].endswith("for a value that is erased")
+        with Client(server.url) as node:
+            assert node[1].erased
+            assert node[1].data == view["data"]
+            assert node.validate().erased == 1
+        assert client.get("/blocks/3").json()["kind"] == "record"

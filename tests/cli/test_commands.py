@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -455,7 +456,7 @@ def test_a_progress_bar_is_drawn_for_a_person() -> None:
 
 def test_demo_shows_what_each_attack_is_caught_by() -> None:
     output = cairn("demo").output
-    assert "52 caught, 0 not." in output
+    assert "53 caught, 0 not." in output
     for caught_by, times in (("checkpoint", 4), ("head", 2), ("clients", 1), ("a witness", 1)):
         assert output.count(f"│ {caught_by} ") == times
 
@@ -464,3 +465,70 @@ def test_usage_errors_exit_2() -> None:
     for arguments in (["nothing"], ["add"], ["add", "/no/such/file"], ["validate", "--nothing"]):
         cairn(*arguments, code=2)
     assert cairn("--version").output.startswith("cairn ")
+
+
+def test_erase_removes_an_entry_and_says_what_is_out_of_reach(directory: Path) -> None:
+    add({"user": "alice"}, "kept")
+    result = cairn("erase", "1", "--reason", "asked for", "--yes")
+    assert result.output == (
+        "erased block 1; block 3 records it\n"
+        "Out of reach: earlier exports, backups and receipts, and the copies of other nodes.\n"
+    )
+    shown = json.loads(cairn("show", "1").output)
+    assert (shown["data"], shown["salt"]) == ({"erased": shown["data_root"]}, None)
+    assert json.loads(cairn("show", "3").output)["data"]["reason"] == "asked for"
+    assert cairn("validate").output.rstrip().endswith(" blocks/s), 1 erased")
+    assert json.loads(cairn("validate", "--json", "--canonical").output)["erased"] == 1
+    assert "alice" not in cairn("log").output + cairn("export").output
+    assert not any(b"alice" in path.read_bytes() for path in directory.rglob("*"))
+
+
+def test_erase_asks_first(directory: Path) -> None:
+    add("one", "two")
+    command = [*CAIRN, "erase", "1", "--reason", "asked for"]
+    for answer, code in ((b"n\n", 2), (b"y\n", 0)):
+        terminal, its_end = pty.openpty()
+        with subprocess.Popen(
+            command, stdin=its_end, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            os.write(terminal, answer)
+            assert process.stdout is not None
+            said = process.stdout.read().decode()
+        os.close(terminal)
+        os.close(its_end)
+        assert process.returncode == code, said
+        assert re.search(r"Erase block 1, of 20\S+Z, for good\? \[y/N\]", said)
+        with Ledger.open(directory, read_only=True) as ledger:
+            assert ledger[1].erased == (code == 0)
+    assert "nobody to ask: --yes" in cairn("erase", "2", "--reason", "x", code=2).output
+
+
+def test_erase_refuses(directory: Path) -> None:
+    absent = cairn("erase", "1", "--reason", "x", "--yes", code=2)
+    assert "there is no ledger" in absent.output
+    assert not directory.exists()
+    add("one")
+    cairn("erase", "1", "--reason", "x", "--yes")
+    for index, code, said in (
+        ("1", 2, "block 1 is erased already"),
+        ("0", 2, "block 0 is genesis"),
+        ("2", 2, "block 2 is a record"),
+        ("9", 2, "there is no block 9"),
+        ("-1", 2, ""),
+        ("one", 2, "not a valid integer"),
+    ):
+        assert said in cairn("erase", "--reason", "x", "--yes", "--", index, code=code).output
+    assert "Missing option '--reason'" in cairn("erase", "1", "--yes", code=2).output
+    assert "1 to 1000 characters" in cairn("erase", "1", "--reason", "", "--yes", code=2).output
+    add("two", "three")
+    with forging(directory, cover_tracks=False) as blocks:
+        blocks[3].entries[0] = blocks[3].entries[0][:-2] + b'2"'
+    assert "damaged" in cairn("erase", "3", "--reason", "x", "--yes", code=1).output
+    with (
+        Ledger.open(directory),
+        subprocess.Popen(
+            [*CAIRN, "erase", "4", "--reason", "x", "--yes"], stderr=subprocess.PIPE
+        ) as process,
+    ):
+        assert b"is being written by process" in process.communicate()[1]
+        assert process.returncode == 2

@@ -93,7 +93,7 @@ def kept(block: Stored) -> None:
 
 def test_rules_have_the_names_numbers_and_order_of_the_format() -> None:
     assert [rule.name for rule in RULES] == ORDER
-    assert {name: i for i, name in enumerate(ORDER, start=1)} == NUMBERS
+    assert {name: i for i, name in enumerate([*ORDER, "erasure"], start=1)} == NUMBERS
 
 
 def test_good_blocks_of_every_kind_keep_every_rule() -> None:

@@ -51,13 +51,25 @@ def numbers(ledger: Ledger) -> dict[int, Place]:
     found: dict[int, Place] = {}
     for index, block in enumerate(ledger):
         assert block.index == index, f"block {block.index} at position {index}"
-        if index > 0:
+        if index > 0 and not is_of_erasing(block):
             data = block.data
             number = data["n"]
             assert number not in found, f"{number} is at {found[number]} and at {index}"
             assert data == value(number), f"{number} was recorded as {data}"
             found[number] = place(block)
     return found
+
+
+def is_of_erasing(block: Block) -> bool:
+    """Whether it was erased, or records that of another."""
+    return block.erased or block.kind == "record"
+
+
+def require_no_trace(path: Path, salt: str) -> None:
+    """Check that no file of the ledger holds an entry, by its salt."""
+    needle = bytes.fromhex(salt)
+    holds = [file for file in path.rglob("*") if file.is_file() and needle in file.read_bytes()]
+    assert not holds, f"what was erased is in {holds}"
 
 
 def check(
@@ -70,7 +82,7 @@ def check(
     report = ledger.validate(all=True)
     assert report.valid, report.failures[:3]
     found = numbers(ledger)
-    assert len(ledger) == len(found) + 1
+    assert len(ledger) == len(found) + 1 + sum(map(is_of_erasing, ledger[1:]))
     for number, at in acknowledged.items():
         assert number in found, f"{number} was acknowledged at {at} and is lost"
         assert at in (None, found[number]), f"{number} was at {at} and is at {found[number]}"
@@ -103,6 +115,10 @@ class Said:
     """Directories that were there before anything was done."""
     left: set[str] = field(default_factory=set)
     """What earlier creators had left in them."""
+    erasing: dict[int, str] = field(default_factory=dict)
+    """Numbers that were to be erased, and the salts of their entries."""
+    erased: set[int] = field(default_factory=set)
+    """Those that were said to be."""
     problems: list[str] = field(default_factory=list)
 
     def hear(self, words: list[Any]) -> None:
@@ -118,6 +134,10 @@ class Said:
                 if self.acknowledged.get(number) not in (None, at):
                     self.problems.append(f"{number} moved from {self.acknowledged[number]}")
                 self.acknowledged[number] = at
+            case ["erase", number, salt]:
+                self.erasing[number] = salt
+            case ["erased", number]:
+                self.erased.add(number)
             case ["made", name]:
                 self.made.add(name)
             case ["empty", name]:
@@ -143,8 +163,15 @@ def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: boo
     for name in present - names:
         require_as_good_as_none(directory / name)
     if "ledger" in names:
+        for number in said.erased:
+            require_no_trace(directory / "ledger", said.erasing[number])
         with Ledger.open(directory / "ledger") as ledger:
-            found = check(ledger, said.acknowledged, said.tried)
+            gone = {number for number in said.erasing if ledger[number].erased}
+            assert said.erased <= gone
+            for number in gone:
+                require_no_trace(directory / "ledger", said.erasing[number])
+            kept = {number: at for number, at in said.acknowledged.items() if number not in gone}
+            found = check(ledger, kept, said.tried)
             for number in said.keyed:
                 again = place(ledger.append(value(number), key=key(number)))
                 assert again == found.setdefault(number, again)

@@ -19,12 +19,12 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cairn import Block, Ledger, OutcomeUnknownError
+from cairn import Block, Ledger, OutcomeUnknownError, UsageError
 from cairn.ledger import exchange as cairn_exchange
 from cairn.ledger import writer as cairn_writer
 from cairn.ledger.exchange import export_lines, import_chain
@@ -60,6 +60,7 @@ class Case:
         self.shim = shim
         self.ledger: Ledger | None = None
         self.keyed: list[int] = []
+        self.erasing: list[int] = []
         self.count = itertools.count(101)
 
     def say(self, *words: object) -> None:
@@ -103,6 +104,21 @@ class Case:
         finally:
             for number in batch[:durable]:
                 self.say("ack", number)
+
+    def erase(self, number: int) -> None:
+        """Erase what a template holds: each number is in the block of that index."""
+        assert self.ledger is not None
+        self.say("erase", number, self.ledger[number].entries[0].salt.hex())
+        self.erasing.append(number)
+        self.ledger.erase(number, reason="to see what becomes of it")
+        self.say("erased", number)
+
+    def erase_again(self) -> None:
+        assert self.ledger is not None
+        for number in self.erasing:
+            with suppress(UsageError):  # it is erased already
+                self.ledger.erase(number, reason="again")
+            self.say("erased", number)
 
     def close(self) -> None:
         assert self.ledger is not None
@@ -201,6 +217,13 @@ def tail_full(case: Case) -> None:
     case.open()
 
 
+def tail_not_full(case: Case) -> None:
+    """The same, and room for two blocks more."""
+    tune(disk, SEAL_BLOCKS=4)
+    case.copy_template("sealed")
+    case.open()
+
+
 def nothing_sealed(case: Case) -> None:
     """The next block goes to the first file, with all others."""
     opened(case)
@@ -252,6 +275,14 @@ def append_twice(case: Case) -> None:
 
 def extend(case: Case) -> None:
     case.extend(3 * BATCH + 1)
+
+
+def erase_first(case: Case) -> None:
+    case.erase(1)
+
+
+def erase_last(case: Case) -> None:
+    case.erase(7)
 
 
 def close(case: Case) -> None:
@@ -385,12 +416,16 @@ SCENARIOS: Final[Scenarios] = {
     "import": (nothing, import_),
     "import into an empty directory": (target_empty, import_),
     "seal": (tail_full, append_keyed),
+    "erase": (opened, erase_last),
+    "erase in a file": (tail_not_full, erase_first),
 }
 """Each call of these may fail."""
 SOAKED: Final[Scenarios] = {
     "seal the first file": (nothing_sealed, append_keyed),
     "seal an overgrown tail": (tail_overgrown, append),
     "extend and seal": (tail_full, extend),
+    "erase in a file, and seal": (tail_full, erase_first),
+    "erase what is sealed with the record": (tail_full, erase_last),
     "backup of files": (tail_full, backup),
     "backup of files into an empty directory": (tail_full_and_target_empty, backup),
     "import into files": (nothing_and_small_tails, import_),
@@ -468,9 +503,11 @@ def go_on(case: Case) -> None:
     """Use the ledger again after the fault: the same object, then a new one."""
     if case.ledger is not None:
         with closing(case.ledger):
+            case.erase_again()
             case.append()
             case.retry()
     with closing(case.open()):
+        case.erase_again()
         case.retry()
         case.append(keyed=True)
         case.retry()

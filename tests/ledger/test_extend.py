@@ -339,7 +339,7 @@ def test_a_disk_that_fails_says_what_is_durable(path: Path, failing: int, backgr
     with batches_of(10, background=background), Ledger.open(path) as ledger:
         append, calls = ledger._store.append, 0
 
-        def fails(segment: Segment, keys: Any) -> None:
+        def fails(segment: Segment, keys: Any, erase: int | None = None) -> None:
             nonlocal calls
             calls += 1
             if calls == failing + 1:
@@ -359,7 +359,7 @@ def test_a_disk_that_fails_says_what_is_durable(path: Path, failing: int, backgr
 
 
 def test_a_disk_that_fails_for_the_last_batch_is_not_passed_over(ledger: Ledger) -> None:
-    def broken(segment: Segment, keys: Any) -> None:
+    def broken(segment: Segment, keys: Any, erase: int | None = None) -> None:
         raise OutcomeUnknownError("the disk")
 
     def gives_up() -> Iterator[int]:

@@ -356,6 +356,46 @@ def test_kept_node_that_was_changed_does_not_stop_signing(tmp_path: Path, keyrin
         assert receipt.check(ledger.notary.policy()).entry.value == 199
 
 
+@pytest.mark.parametrize("size", [257, 1024, 1201])
+def test_root_is_made_of_blocks_where_kept_nodes_were_changed(
+    size: int, tmp_path: Path, keyring: Keyring
+) -> None:
+    """A root that is made of wrong ones would be a fork, once it is signed."""
+    path = tmp_path / "ledger"
+    with tiny(seal=100, part=100), Ledger.open(path, keyring=keyring) as ledger:
+        while len(ledger) < size:
+            ledger.extend(range(min(size - len(ledger), 256 - len(ledger) % 256)))
+        ledger.checkpoint()
+    with closing(sqlite3.connect(tail(path))) as connection, connection:
+        assert connection.execute("UPDATE nodes SET hash = zeroblob(32)").rowcount
+    for more in (1, 255, 256, 1):
+        with Ledger.open(path, keyring=keyring) as ledger:
+            ledger.extend(range(more))
+            root = ledger.checkpoint().checkpoint.root
+            assert root == tree([leaf(block.header.pack()) for block in ledger])
+
+
+@pytest.mark.parametrize("at", [1, 700, 1023])
+def test_rewritten_ledger_whose_kept_nodes_were_left_is_found_out(
+    at: int, tmp_path: Path, keyring: Keyring
+) -> None:
+    """They alone lead to the root that was signed: its size is that of full tiles."""
+    path = tmp_path / "sealed"
+    with tiny(seal=100, part=100), Ledger.open(path, keyring=keyring) as ledger:
+        for size in (256, 512, 768, 1024):
+            ledger.extend(range(size - len(ledger)))
+        root = ledger.checkpoint().checkpoint.root
+    forge(path, lambda blocks: rewrite(blocks[at]))
+    with Ledger.open(path, keyring=keyring) as ledger:
+        assert ledger.notary.tree.root(1024) == root
+        report = ledger.validate()
+        assert report.failure is not None
+        assert (report.failure.rule, report.failure.index) == ("checkpoint", 1023)
+        ledger.append("more")
+        with pytest.raises(InconsistentError):
+            ledger.checkpoint()
+
+
 def test_receipt_outlives_a_hundred_checkpoints_and_the_ledger(
     tmp_path: Path, keyring: Keyring
 ) -> None:

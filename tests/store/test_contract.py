@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cairn.core.block import Block
+from cairn.core.canonical import canonical
+from cairn.core.entry import Entry
+from cairn.core.erasure import Erasure
+from cairn.core.header import Kind
 from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
 from cairn.store import disk, runs, sqlite
@@ -188,3 +193,30 @@ def test_closing_twice_is_fine(open_store: Open) -> None:
     store = open_store(segments(BLOCKS))
     store.close()
     store.close()
+
+
+def test_an_erased_entry_is_zeros_and_nothing_else_changes(open_store: Open) -> None:
+    for position, block in enumerate(BLOCKS):
+        if block.kind != "value":
+            continue
+        store = open_store(segments(BLOCKS, 1, 4, 1))
+        erasure = Erasure(position, block.header.data_root, "why not")
+        entry = Entry(bytes(range(16)), canonical(erasure.to_value()))
+        last = BLOCKS[-1]
+        record = Block.of(
+            Kind.RECORD,
+            entry,
+            index=len(BLOCKS),
+            previous_hash=last.stored_hash,
+            timestamp=last.header.timestamp,
+        )
+        store.append(Segment.from_blocks(len(BLOCKS), [record]), {}, position)
+        store.finish_erasing()
+        assert store.erasing() == {}
+        left = tuple(Entry(bytes(16), bytes(len(entry.canonical))) for entry in block.entries)
+        expected = [*BLOCKS, record]
+        expected[position] = replace(block, entries=left)
+        assert blocks_of(store, 0, len(expected)) == expected
+        assert [store.get(i) for i in range(len(expected))] == expected
+        assert store.find(block.stored_hash) == position
+        assert store.finish_erasing() == {}

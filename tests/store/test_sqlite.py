@@ -101,9 +101,9 @@ def test_a_closed_store_refuses(directory: Path) -> None:
 
 
 def test_another_schema_version_is_named(directory: Path) -> None:
-    execute(directory, "PRAGMA user_version = 3")
+    execute(directory, "PRAGMA user_version = 2")
     for read_only in (True, False):
-        with pytest.raises(StoreError, match="schema 3; this version of Cairn reads 2"):
+        with pytest.raises(StoreError, match="schema 2; this version of Cairn reads 3"):
             SqliteStore(directory, read_only=read_only)
 
 

@@ -94,6 +94,11 @@ def too_large(detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
+def erased(index: int) -> ProblemError:
+    """Return the problem of asking for data that was erased."""
+    return ProblemError(HTTPStatus.GONE, "erased", f"block {index} is erased")
+
+
 def unavailable(detail: str, slug: str = "unavailable") -> ProblemError:
     """Return the problem of something that may work when tried again."""
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, slug, detail)

@@ -24,7 +24,7 @@ from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE, page
 from cairn.api.metrics import Metrics
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
-from cairn.api.problems import ProblemError
+from cairn.api.problems import ProblemError, erased
 from cairn.api.schemas import ref
 from cairn.core.block import Block
 from cairn.core.errors import CairnError, FormatError, NoSuchBlockError, ProofError
@@ -191,8 +191,13 @@ async def read_block(service: Service, _request: Request, *, reference: int | st
 
 
 async def read_block_data(service: Service, _request: Request, *, reference: int | str) -> Response:
-    """Read the exact bytes that a block records."""
+    """Read the exact bytes that a block records.
+
+    Of an erased block there are none; the block says the id of its entry.
+    """
     block = await service.node.read(lambda: _block(service.node, reference))
+    if block.erased:
+        raise erased(block.index)
     if block.is_batch:
         lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
         return Answer(lines, NDJSON, service.budget)
@@ -421,7 +426,7 @@ def _time(name: str, meaning: str) -> Parameter:
 _TOO_LARGE: Final = {
     408: "The body did not come in time.",
     413: "The body is past a limit of the node.",
-    422: "The key was used for another value.",
+    422: "The key was used for another value, or for one that is erased.",
 }
 _NOT_THERE: Final = {
     404: "There is no such block.",
@@ -495,7 +500,7 @@ _READING: Final = [
                 {**_content("Value"), **_text(NDJSON, "Canonical JSON, a value a line.")},
             )
         },
-        refusals=_NOT_THERE,
+        refusals={**_NOT_THERE, 410: "The block is erased."},
     ),
     Operation(
         method="GET",

@@ -47,7 +47,10 @@ _BLOCK: Final = {
         "description": "RFC 3339, UTC, with six decimals and `Z`.",
         "examples": ["2026-01-31T12:00:00.000000Z"],
     },
-    "data": {"description": "The recorded JSON value; the list of its values for a batch."},
+    "data": {
+        "description": "The recorded JSON value; the list of its values for a batch. Of an erased "
+        'block it is `{"erased": id}`, and `salt` is null.'
+    },
     "previous_hash": _hex(HASH_BYTES, "Hash of the block before; zeros for genesis."),
     "hash": _hex(HASH_BYTES, "SHA-256 of 0x00 and the header, as stored."),
     "kind": {"type": "string", "enum": ["value", "batch", "record"]},
@@ -57,10 +60,11 @@ _BLOCK: Final = {
     "bits": _hex(4, "Compact target; 0 where no work is asked for."),
     "nonce": _hex(8, "Found by mining; 0 otherwise."),
     "salt": {
-        "description": "16 random bytes in hex; the list of them for a batch.",
+        "description": "16 random bytes in hex; the list of them for a batch; null if erased.",
         "oneOf": [
             {"type": "string", "pattern": "^[0-9a-f]{32}$"},
             {"type": "array", "items": {"type": "string", "pattern": "^[0-9a-f]{32}$"}},
+            {"type": "null"},
         ],
     },
     "header": _hex(HEADER_BYTES, "The 104 bytes that the hash is of."),
@@ -101,10 +105,13 @@ SCHEMAS: Final[dict[str, Any]] = {
             "execution_time": {"type": "number", "description": "Seconds."},
             "blocks": _integer("Blocks that were read."),
             "bytes": _integer("Bytes of headers and entries that were checked."),
+            "erased": _integer(
+                "Blocks that are erased, with a record of it; not there if none is."
+            ),
             "failed_block": _integer("Position of the first block that breaks a rule."),
             "failure": ref("Failure"),
         },
-        optional=("failed_block", "failure"),
+        optional=("erased", "failed_block", "failure"),
     ),
     "Receipt": _object(
         {

@@ -16,7 +16,7 @@ from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
 from cairn.cli.validate import validate
 from cairn.cli.witness import witness
-from cairn.cli.write import add, import_, init
+from cairn.cli.write import add, erase, import_, init
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,20 +33,7 @@ def main() -> None:
 
 
 for command in (
-    init,
-    serve,
-    add,
-    show,
-    log,
-    validate,
-    export,
-    import_,
-    backup,
-    demo,
-    bench,
-    receipt,
-    verify,
-    key,
-    witness,
+    *(init, serve, add, show, log, validate, export, import_, backup, erase),
+    *(key, receipt, verify, witness, demo, bench),
 ):
     main.add_command(command)

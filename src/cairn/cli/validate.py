@@ -208,6 +208,8 @@ def _in_words(report: Report) -> str:
     if report.seconds:
         speed = f"{report.blocks / report.seconds:,.0f} blocks/s"
     checked = f"{report.blocks} blocks, {report.bytes} bytes in {report.seconds:.3f} s ({speed})"
+    if report.erased:
+        checked += f", {report.erased} erased"
     if report.valid:
         return f"valid: {checked}"
     return "\n".join([f"NOT VALID: {checked}", *(failure.message for failure in report.failures)])

@@ -1,7 +1,8 @@
-"""Commands that write: init, add, import."""
+"""Commands that write: init, add, erase, import."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from io import SEEK_END, BufferedReader
@@ -63,6 +64,32 @@ def add(directory: Path, file: BufferedReader) -> None:
         head = ledger.head.index
     took = time.perf_counter() - began
     click.echo(f"recorded {recorded} entries in {took:.2f} s; the head is block {head}")
+
+
+@click.command()
+@click.argument("index", type=click.IntRange(min=0), metavar="INDEX")
+@click.option("--reason", required=True, metavar="TEXT", help="Why: recorded, for good.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@ledger_option
+def erase(directory: Path, index: int, reason: str, yes: bool) -> None:
+    """Remove the entry of block INDEX, value and salt, for good; a new block records that and why.
+
+    All else stays as it is and validates. What earlier exports, backups and receipts hold, and the
+    copies of others, is out of reach.
+    """
+    with Ledger.open(directory, read_only=True) as ledger:
+        block = ledger[index]
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is nobody to ask: --yes says that it is meant")
+        if not click.confirm(f"Erase block {index}, of {block.timestamp}, for good?"):
+            raise Failed("nothing was erased")
+    with Ledger.open(directory) as ledger:
+        record = ledger.erase(index, reason=reason)
+    click.echo(
+        f"erased block {index}; block {record.index} records it\n"
+        "Out of reach: earlier exports, backups and receipts, and the copies of other nodes."
+    )
 
 
 @click.command("import")

@@ -48,7 +48,7 @@ def read_recorded(request: Request, answer: Answer, known: int) -> Block:
     """
     block = read_block(request, answer)
     ids = [entry.id for entry in block.entries]
-    if block.data_json() != request.body or ids != [block.header.data_root]:
+    if block.erased or block.data_json() != request.body or ids != [block.header.data_root]:
         raise bad_answer(request, f"acknowledges something else: {block!r:.{SHOWN_BYTES}}")
     if block.header.hash != block.stored_hash:
         raise bad_answer(request, f"acknowledges a block whose hash is not {block.hash}")
@@ -84,7 +84,7 @@ def read_report(request: Request, answer: Answer) -> Report:
         report = Report.from_value(value)
     except FormatError as error:
         raise bad_answer(request, str(error)) from error
-    numbers = (report.blocks, report.bytes, report.seconds)
+    numbers = (report.blocks, report.bytes, report.seconds, report.erased)
     if type(value["valid"]) is not bool or not {int, float}.issuperset(map(type, numbers)):
         raise bad_answer(request, f"not a report: {value!r:.{SHOWN_BYTES}}")
     return report
@@ -147,7 +147,7 @@ def to_block(request: Request, view: object) -> Block:
         BadAnswerError: it is not a view of a block.
     """
     try:
-        return Block.from_view(view, encode=ENCODER.value)
+        return Block.from_view(view, encode=ENCODER.value, erased_bytes=MAX_ANSWER)
     except (FormatError, EntryError) as error:
         raise bad_answer(request, f"not a block: {error}") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -41,6 +41,15 @@ _VIEW: Final = (
 )
 """The view on one line, to be filled: in what is quoted here there is nothing to escape."""
 _LABELS: Final = {int(kind): kind.label for kind in Kind}
+ERASED_BYTES: Final = 16 * 2**20
+"""Bytes that an erased entry in a view may have had, by default, as what is allocated for it is not
+bounded by the bytes of the view. The default limit of a block."""
+
+
+def is_erased(header: Header, entries: Sequence[Entry]) -> bool:
+    """Whether the one entry of a value block was erased: as many zeros as it had bytes are left."""
+    single = header.kind == Kind.VALUE and header.count == 1 and len(entries) == 1
+    return single and entries[0].is_zeroed
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,12 +95,25 @@ class Block:
         return rfc3339(self.header.timestamp)
 
     @property
+    def erased(self) -> bool:
+        """Whether its entry was erased: `data` says which one, and `salt` is null in the view.
+
+        Whether a record says so, too, is for validation.
+        """
+        return is_erased(self.header, self.entries)
+
+    @property
     def data(self) -> Any:
         """The recorded JSON value; for a batch, the list of its values.
+
+        Of an erased block it is `{"erased": id}`, the entry's id in 64 hex digits. A recorded value
+        may look the same: `erased` tells.
 
         Raises:
             EntryError: the stored bytes are not acceptable JSON (damage).
         """
+        if self.erased:
+            return {"erased": self.header.data_root.hex()}
         values = [entry.value for entry in self.entries]
         return values if self.is_batch else values[0]
 
@@ -116,7 +138,12 @@ class Block:
         return self.header.kind == Kind.BATCH or len(self.entries) != 1
 
     def data_json(self) -> bytes:
-        """Return the exact recorded JSON, without salts; for a batch, the JSON list of values."""
+        """Return the exact recorded JSON, without salts; for a batch, the JSON list of values.
+
+        Of an erased block, the JSON of what `data` is.
+        """
+        if self.erased:
+            return b'{"erased":"%s"}' % self.header.data_root.hex().encode()
         texts = [entry.canonical for entry in self.entries]
         return b"[" + b",".join(texts) + b"]" if self.is_batch else texts[0]
 
@@ -138,16 +165,27 @@ class Block:
         # White space in stored JSON that is not canonical must not end the line.
         facts["data"] = data if fresh else data.replace("\n", " ").replace("\r", " ")
         facts["salt"] = (
-            str(facts["salt"]).replace("'", '"') if self.is_batch else f'"{facts["salt"]}"'
+            str(facts["salt"]).replace("'", '"')
+            if self.is_batch
+            else "null"
+            if facts["salt"] is None
+            else f'"{facts["salt"]}"'
         )
         return _VIEW % facts
 
     @classmethod
-    def from_view(cls, view: object, *, encode: Callable[[object], bytes] = canonical) -> Block:
+    def from_view(
+        cls,
+        view: object,
+        *,
+        encode: Callable[[object], bytes] = canonical,
+        erased_bytes: int = ERASED_BYTES,
+    ) -> Block:
         """Read a block from its parsed JSON view.
 
         `encode` makes the canonical JSON of each value. Whether the block is valid is left to the
-        rules; but no member of the view may say other than its header, hash, data and salt do.
+        rules; but no member of the view may say other than its header, hash, data and salt do. An
+        erased entry that had more than `erased_bytes` is refused.
 
         Raises:
             FormatError: not such a view, or two of its members disagree.
@@ -156,13 +194,10 @@ class Block:
         if not isinstance(view, Mapping) or set(view) != set(VIEW_KEYS):
             raise FormatError(f"a block is an object with the members {', '.join(VIEW_KEYS)}")
         header = Header.unpack(_unhex("header", view["header"], HEADER_BYTES))
-        single = header.kind != Kind.BATCH
-        values, salts = ([view["data"]], [view["salt"]]) if single else (view["data"], view["salt"])
-        if not (isinstance(values, list) and isinstance(salts, list) and len(values) == len(salts)):
-            raise FormatError("a batch has a list of values and as many salts")
-        entries = tuple(
-            Entry(_unhex("salt", salt, SALT_BYTES), encode(value))
-            for salt, value in zip(salts, values, strict=True)
+        entries = (
+            _zeros(header, view["data"], erased_bytes)
+            if header.kind == Kind.VALUE and view["salt"] is None
+            else _entries(header, view["data"], view["salt"], encode)
         )
         block = cls(header, _unhex("hash", view["hash"], HASH_BYTES), entries)
         for key, value in block._facts().items():
@@ -186,7 +221,7 @@ class Block:
             "data_root": header.data_root.hex(),
             "bits": packed[8:16],
             "nonce": packed[-16:],
-            "salt": salts if self.is_batch else salts[0],
+            "salt": salts if self.is_batch else None if self.erased else salts[0],
             "header": packed,
         }
 
@@ -208,6 +243,29 @@ def rfc3339(microseconds: int) -> str:
     if not -LIMIT_63 < microseconds < LIMIT_63:
         return str(microseconds)
     return f"{np.datetime64(microseconds, 'us')}Z"
+
+
+def _entries(
+    header: Header, data: object, salt: object, encode: Callable[[object], bytes]
+) -> tuple[Entry, ...]:
+    """Return the entries that a view shows."""
+    values, salts = (data, salt) if header.kind == Kind.BATCH else ([data], [salt])
+    if not (isinstance(values, list) and isinstance(salts, list) and len(values) == len(salts)):
+        raise FormatError("a batch has a list of values and as many salts")
+    return tuple(
+        Entry(_unhex("salt", salt, SALT_BYTES), encode(value))
+        for salt, value in zip(salts, values, strict=True)
+    )
+
+
+def _zeros(header: Header, data: object, most: int) -> tuple[Entry, ...]:
+    """Return what is left of the erased entry that a view shows."""
+    if header.size > most:
+        raise FormatError(f"an erased entry of {header.size} bytes; at most {most} are read")
+    entries = (Entry(bytes(SALT_BYTES), bytes(max(header.size - SALT_BYTES, 0))),)
+    if not is_erased(header, entries) or data != {"erased": header.data_root.hex()}:
+        raise FormatError("salt is null where the entry is erased, and data says its id")
+    return entries
 
 
 def _unhex(name: str, text: object, size: int) -> bytes:

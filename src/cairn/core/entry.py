@@ -32,6 +32,11 @@ class Entry(NamedTuple):
         return leaf_hash(self.to_bytes())
 
     @property
+    def is_zeroed(self) -> bool:
+        """Whether it is zero bytes only, and more than a salt: no entry is, as JSON has no NUL."""
+        return bool(self.canonical) and not (self.canonical.strip(b"\0") or self.salt.strip(b"\0"))
+
+    @property
     def value(self) -> Any:
         """The JSON value.
 

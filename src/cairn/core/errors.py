@@ -31,7 +31,10 @@ class EntryError(CairnError, ValueError):
 
 
 class KeyReusedError(EntryError):
-    """A key was used before, for another value: keys tell retries, and are not names."""
+    """A key was used before, for another value: keys tell retries, and are not names.
+
+    Or for one that was erased since, which nothing can be compared with.
+    """
 
 
 class FormatError(CairnError, ValueError):

@@ -49,9 +49,9 @@ class Hasher(Protocol):
         ...
 
     def screen(self, segment: Segment, limits: Limits) -> NDArray[np.bool_] | None:
-        """Return `(n,)`: which blocks break a rule, as `cairn.core.validation` finds them.
+        """Return `(n,)`: which blocks break a rule, as `cairn.core.validation.screen` finds them.
 
         None where it leaves that to the plain way: always, or for a segment that is not
-        `is_regular`. What only genesis is asked is not looked at.
+        `is_regular`. What only genesis is asked is not looked at, and erased blocks are not spared.
         """
         ...

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-from cairn.core.block import Block
+from cairn.core.block import Block, is_erased
 from cairn.core.entry import Entry
 from cairn.core.errors import CairnError, FormatError
 from cairn.core.genesis import Genesis, Limits
@@ -61,6 +61,11 @@ class Stored(NamedTuple):
     previous_timestamp: int | None
     """µs; None where the block before is not at hand."""
     limits: Limits
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether its entry was erased."""
+        return is_erased(self.header, tuple(map(Entry.from_bytes, self.entries)))
 
 
 class Broken(NamedTuple):
@@ -154,9 +159,12 @@ def check_size(block: Stored) -> Broken | None:
 
 
 def check_data_root(block: Stored) -> Broken | None:
-    """Return how the data root is not that of the entries stored, or None."""
+    """Return how the data root is not that of the entries stored, or None.
+
+    Of an erased block it is not asked, but that a record says so: see `erasure_recorded`.
+    """
     found = tree_hash(leaf_hash(entry) for entry in block.entries)
-    if block.header.data_root == found:
+    if block.header.data_root == found or block.is_erased:
         return None
     return Broken(block.header.data_root.hex(), found.hex(), "the data was changed")
 
@@ -190,6 +198,13 @@ def check_limits(block: Stored) -> Broken | None:
     return None
 
 
+def erasure_recorded(is_recorded: bool) -> Broken | None:
+    """Return how no record after an erased block names it, or None."""
+    if is_recorded:
+        return None
+    return Broken("a record of its erasure", "none", "the entry was removed without a record")
+
+
 class Rule(NamedTuple):
     """A rule of the format: its number is its place in `RULES`, counted from 1."""
 
@@ -211,10 +226,16 @@ RULES: Final = (
     Rule("genesis", check_genesis),
     Rule("limits", check_limits),
 )
-"""In the order of checking. A stored block's fields are judged before its bytes, so that an edit
-has one name: the block after an edited one links to its *stored* hash, and stays good."""
+"""Those that ask a block and what is before it, in the order of checking. A stored block's fields
+are judged before its bytes, so that an edit has one name: the block after an edited one links to
+its *stored* hash, and stays good."""
 
-NUMBERS: Final = {rule.name: number for number, rule in enumerate(RULES, start=1)}
+ERASURE: Final = "erasure"
+"""The last rule asks what comes after: a later record names an erased block."""
+
+NUMBERS: Final = {
+    name: number for number, name in enumerate([*(rule.name for rule in RULES), ERASURE], start=1)
+}
 """Rule name to number, from 1."""
 
 

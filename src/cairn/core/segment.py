@@ -202,6 +202,28 @@ class Segment:
         size = len(self.data)
         return min(int(self.offsets[0]), size), max(size - int(self.offsets[-1]), 0)
 
+    @cached_property
+    def erased(self) -> NDArray[np.bool_]:
+        """`(n,)`: whether `is_erased` says so of each block.
+
+        Reads little of what is not: where canonical JSON begins, there is no zero.
+        """
+        fields = self.fields
+        erased: NDArray[np.bool_] = (fields["kind"] == Kind.VALUE) & (fields["count"] == 1)
+        erased &= np.diff(self.block_bounds) == 1
+        places = np.flatnonzero(erased)
+        starts, stops = (bounds[self.block_bounds[places]] for bounds in self.entry_bounds)
+        suspects = np.flatnonzero(stops - starts > SALT_BYTES)
+        suspects = suspects[self.data[starts[suspects] + SALT_BYTES] == 0]
+        erased[:] = False
+        if len(suspects):
+            starts, stops = starts[suspects], stops[suspects]
+            # Pairs: what is wanted is from the first of a pair to the last byte, and that one.
+            pairs = np.stack([starts, stops - 1], axis=1).reshape(-1)
+            found = np.bitwise_or.reduceat(self.data, pairs)[::2] | self.data[stops - 1]
+            erased[places[suspects]] = found == 0
+        return erased
+
     @property
     def is_regular(self) -> bool:
         """Whether counts, offsets and data agree, as they do unless they were damaged."""
@@ -219,6 +241,12 @@ class Segment:
         first, last = self.block_bounds[i : i + 2].tolist()
         pairs = zip(starts[first:last].tolist(), stops[first:last].tolist(), strict=True)
         return tuple(self.data[start:stop].tobytes() for start, stop in pairs)
+
+    def entry_bytes(self, i: int) -> tuple[int, int]:
+        """Return where in `data` all entries of the i-th block start and stop."""
+        starts, stops = self.entry_bounds
+        first, last = self.block_bounds[i : i + 2].tolist()
+        return int(starts[first]), int(stops[last - 1])
 
     def block(self, i: int) -> Block:
         """Return the i-th block. Requires 0 <= i < n."""

@@ -6,7 +6,7 @@ The columns are screened in bulk for blocks that break some rule; only those are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,15 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core import rules
+from cairn.core.entry import Entry
+from cairn.core.erasure import Erasure
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
-from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, LIMIT_63, Header, Kind
+from cairn.core.header import (
+    DATA_ROOT,
+    FORMAT_VERSION,
+    HEADER_BYTES,
+    LIMIT_63,
+    Header,
+    Kind,
+)
 from cairn.core.merkle import EMPTY_ROOT, HASH_BYTES
-from cairn.core.rules import NUMBERS, Failure, Stored
+from cairn.core.rules import ERASURE, NUMBERS, Failure, Stored
 from cairn.core.segment import Segment
 
 _WORDS: Final = ">u8"
 """Hashes are compared as four 8-byte words each."""
+
+Named = tuple[int, bytes]
+"""A block by its position, and the data root that it has, or that a record says that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,8 @@ class Summary:
     """Whether every failing block is kept, or the first only."""
     failures: tuple[Failure, ...]
     """At most one a block, the first rule it breaks; by position."""
+    erased: tuple[Named, ...] = ()
+    """The erased blocks, by position: whether a record names each is asked when all is read."""
 
     def __add__(self, other: Summary) -> Summary:
         found = [*self.failures, *other.failures, *_boundary(self, other)]
@@ -65,7 +79,14 @@ class Summary:
             last_hash=other.last_hash,
             last_timestamp=other.last_timestamp,
             failures=_first_of_each(found, every=self.every),
+            erased=self.erased + other.erased,
         )
+
+    def unrecorded(self, recorded: Set[Named]) -> Iterator[Failure]:
+        """Yield which erased blocks break rule `erasure`, where the records name `recorded`."""
+        for named in self.erased:
+            if broken := rules.erasure_recorded(named in recorded):
+                yield rules.failure(named[0], ERASURE, broken)
 
 
 def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = False) -> Summary:
@@ -77,9 +98,14 @@ def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = 
     screened = hasher.screen(segment, limits)
     bad = screen(segment, hasher, limits) if screened is None else screened
     size = segment.sizes.sum() if screened is None else len(segment.data)
+    erased = _excuse_erased(segment, bad, hasher, limits) if bad.any() else []
     failures = []
     for i in _suspects(segment, bad, limits):
-        failure = rules.first_broken(_stored(segment, i, limits))
+        stored = _stored(segment, i, limits)
+        failure = rules.first_broken(stored)
+        if failure is None and stored.is_erased:  # while it was read
+            erased.append(i)
+            continue
         # The screen and the rules are two statements of one thing; never believe just one.
         assert failure is not None, f"block {segment.start + i} was screened out by no rule"
         failures.append(failure)
@@ -98,7 +124,36 @@ def validate(segment: Segment, hasher: Hasher, limits: Limits, *, every: bool = 
         last_timestamp=int(timestamps[-1]),
         every=every,
         failures=tuple(failures),
+        erased=tuple(_named(segment, i) for i in sorted(erased)),
     )
+
+
+def erasures(segment: Segment) -> Iterator[Named]:
+    """Yield what the records of erasures in `segment` name, of the blocks before each of them.
+
+    Not a part of the fold: in most chains nothing is erased, and so nothing asks for them.
+    """
+    for i in np.flatnonzero(segment.fields["kind"] == Kind.RECORD).tolist():
+        entries = segment.entries(i)
+        erasure = Erasure.of(Entry.from_bytes(entries[0]).canonical) if len(entries) == 1 else None
+        if erasure is not None and 0 <= erasure.index < segment.start + i:
+            yield erasure.index, erasure.id
+
+
+def _excuse_erased(
+    segment: Segment, bad: NDArray[np.bool_], hasher: Hasher, limits: Limits
+) -> list[int]:
+    """Take those off `bad` that are erased and break no rule but `data_root`; return them."""
+    excused = segment.erased & bad
+    if excused.any():
+        excused &= ~_screen_all_but_data(segment, hasher, limits)
+        bad &= ~excused
+    places: list[int] = np.flatnonzero(excused).tolist()
+    return places
+
+
+def _named(segment: Segment, i: int) -> Named:
+    return segment.start + i, segment.headers[i, DATA_ROOT].tobytes()
 
 
 def _boundary(before: Summary, after: Summary) -> Iterable[Failure]:
@@ -150,8 +205,16 @@ def _suspects(segment: Segment, bad: NDArray[np.bool_], limits: Limits) -> list[
 def screen(segment: Segment, hasher: Hasher, limits: Limits) -> NDArray[np.bool_]:
     """Return `(n,)`: which blocks break a rule, but for what only genesis is asked.
 
-    This is what `Hasher.screen` is held to, and the way for every segment that it leaves.
+    This is what `Hasher.screen` is held to, and the way for every segment that it leaves. Erased
+    blocks are among them, for their data root: most segments have none, so they are seen to after.
     """
+    bad = _screen_all_but_data(segment, hasher, limits)
+    bad |= _differ(segment.fields["data_root"], _data_roots(segment, hasher))
+    return bad
+
+
+def _screen_all_but_data(segment: Segment, hasher: Hasher, limits: Limits) -> NDArray[np.bool_]:
+    """Return the same but for the rule `data_root`."""
     fields = segment.fields
     kind, count = fields["kind"], fields["count"]
     timestamp = fields["timestamp"].astype(np.uint64)
@@ -165,7 +228,6 @@ def screen(segment: Segment, hasher: Hasher, limits: Limits) -> NDArray[np.bool_
     bad[1:] |= _differ(fields["previous_hash"][1:], segment.hashes[:-1])
     bad |= _differ(segment.hashes, _header_hashes(segment, hasher))
     bad |= segment.sizes != fields["size"]
-    bad |= _differ(fields["data_root"], _data_roots(segment, hasher))
     bad |= (fields["bits"] != 0) | (fields["nonce"] != 0)
     bad |= (count > limits.count) | (fields["size"] > limits.size)
     return bad

@@ -57,6 +57,7 @@ def attacks() -> Iterator[Attack]:
     yield Attack(f"edit the data of block {TARGET} and recompute its hash", _edit_rehash(TARGET))
     yield Attack("edit the data of genesis and recompute its hash", _edit_rehash(0))
     yield Attack("edit the last block and recompute its hash", _edit_rehash(-1))
+    yield Attack(f"remove the entry of block {TARGET} without a record", _edit(TARGET, _remove))
     yield Attack(f"swap blocks {TARGET} and {TARGET + 1}", _swap)
     yield Attack(f"insert a copy of block {TARGET} after it", _insert)
     yield Attack(f"delete block {TARGET}", _delete)
@@ -138,6 +139,11 @@ def _edit_data(block: Forgery) -> None:
 
 def _edit_salt(block: Forgery) -> None:
     block.entries[0] = bytes(SALT_BYTES) + block.entries[0][SALT_BYTES:]
+
+
+def _remove(block: Forgery) -> None:
+    """Leave what an erasure leaves."""
+    block.entries[0] = bytes(len(block.entries[0]))
 
 
 def _edit_hash(block: Forgery) -> None:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = pa.schema(
     [
-        pa.field(name, of, nullable=False)
+        pa.field(name, of, nullable=name in ("data", "salts"))
         for name, of in {
             "index": pa.int64(),
             "timestamp": pa.timestamp("us", "UTC"),
-            # The exact recorded JSON; for a batch, the JSON list of its values. Offsets of 64 bits,
-            # as a segment of large blocks may have more than 2**31 bytes.
+            # The exact recorded JSON; for a batch, the JSON list of its values; null if erased.
+            # Offsets of 64 bits, as a segment of large blocks may have more than 2**31 bytes.
             "data": pa.large_string(),
             "previous_hash": pa.binary(HASH_BYTES),
             "hash": pa.binary(HASH_BYTES),
@@ -44,6 +44,7 @@ SCHEMA: Final = pa.schema(
             "bits": pa.uint32(),
             "nonce": pa.uint64(),
             # Of 16 bytes each, which the type does not say: pandas takes no list of fixed sizes.
+            # Null if erased.
             "salts": pa.large_list(pa.field("item", pa.large_binary(), nullable=False)),
             "version": pa.uint16(),
         }.items()
@@ -87,17 +88,21 @@ def record_batch(segment: Segment) -> Any:
     kind = fields["kind"].astype(np.uint16)
     _require(segment, "kind", kind, below=len(Kind))
     texts, salts = _entries(segment)
+    erased = segment.erased
     columns = {
         "index": _signed(segment, "index"),
         "timestamp": _signed(segment, "timestamp"),
-        "data": _data(segment, kind, texts),
+        "data": _unless(erased, _data(segment, kind, texts)),
         "previous_hash": _fixed(fields["previous_hash"], HASH_BYTES),
         "hash": _fixed(segment.hashes, HASH_BYTES),
         "kind": pa.DictionaryArray.from_arrays(
             kind.astype(np.int8), pa.array([known.label for known in Kind])
         ),
         "data_root": _fixed(fields["data_root"], HASH_BYTES),
-        "salts": _with_offsets(SCHEMA.field("salts").type, segment.block_bounds, children=[salts]),
+        "salts": _unless(
+            erased,
+            _with_offsets(SCHEMA.field("salts").type, segment.block_bounds, children=[salts]),
+        ),
     }
     for name in ("count", "size", "bits", "nonce", "version"):
         columns[name] = pa.array(fields[name].astype(fields[name].dtype.newbyteorder("=")))
@@ -217,6 +222,13 @@ def _fixed(rows: NDArray[Any], width: int) -> Any:
     """Wrap n rows of `width` bytes; copied only if they do not lie end to end."""
     memory = pa.py_buffer(np.ascontiguousarray(rows))
     return pa.Array.from_buffers(pa.binary(width), len(rows), [None, memory])
+
+
+def _unless(erased: NDArray[np.bool_], column: Any) -> Any:
+    """Return `column`, null where the block is erased."""
+    if not erased.any():
+        return column
+    return compute.if_else(pa.array(erased), pa.scalar(None, column.type), column)
 
 
 def _with_offsets(of: Any, offsets: NDArray[np.int64], *buffers: Any, **parts: Any) -> Any:

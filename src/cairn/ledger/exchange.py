@@ -15,7 +15,7 @@ from cairn.core.errors import EntryError, FormatError
 from cairn.core.genesis import Genesis, Limits
 from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
-from cairn.core.validation import Summary, validate
+from cairn.core.validation import Named, Summary, erasures, validate
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher
 from cairn.ledger.ledger import Ledger
@@ -31,12 +31,22 @@ BATCH_BYTES: Final = 4 * 2**20
 def export_lines(ledger: Ledger) -> Iterator[str]:
     """Yield the JSON view of each block as stored, genesis to head, without line ends.
 
+    Where an entry is erased meanwhile, it goes on to the record of that.
+
     Raises:
         FormatError: a block whose stored data is not JSON (damage).
         DamagedError: stored columns that cannot be read.
     """
-    for block in ledger:
-        yield block.to_json()
+    at, stop = 0, len(ledger)
+    while at < stop:
+        lacking: set[Named] = set()
+        for segment in ledger.scan(at, stop):
+            for block in segment.blocks():
+                if block.erased:
+                    lacking.add((block.index, block.header.data_root))
+                yield block.to_json()
+            lacking.difference_update(erasures(segment))
+        at, stop = stop, len(ledger) if lacking else stop
 
 
 def import_chain(path: str | PathLike[str], lines: Iterable[bytes]) -> Summary:
@@ -58,7 +68,9 @@ def import_chain(path: str | PathLike[str], lines: Iterable[bytes]) -> Summary:
             raise FormatError("there is no block to import")
         limits = _limits_of(genesis)
         encode = Encoder(limits).value
-        blocks = chain([genesis], (_read(number, line, encode) for number, line in numbered))
+        most = limits.size
+        rest = (_read(number, line, encode, most) for number, line in numbered)
+        blocks = chain([genesis], rest)
         return _fill(directory, blocks, limits)
 
 
@@ -67,21 +79,27 @@ def _fill(directory: Path, blocks: Iterable[Block], limits: Limits) -> Summary:
     hasher = best_hasher()
     DiskStore.create(directory)
     total: Summary | None = None
+    recorded: set[Named] = set()
     with closing(DiskStore(directory, hasher)) as store:
         for batch in _batches(blocks):
             segment = Segment.from_blocks(total.stop if total else 0, batch)
             summary = validate(segment, hasher, limits)
             total = total + summary if total else summary
+            recorded.update(erasures(segment))
             if total.failures:
                 raise InvalidChainError(total.failures[0])
             store.append(segment, {})
     assert total is not None
+    for failure in total.unrecorded(recorded):
+        raise InvalidChainError(failure)
     return total
 
 
-def _read(number: int, line: bytes, encode: Callable[[object], bytes]) -> Block:
+def _read(
+    number: int, line: bytes, encode: Callable[[object], bytes], erased_bytes: int = 0
+) -> Block:
     try:
-        return Block.from_view(parse(line), encode=encode)
+        return Block.from_view(parse(line), encode=encode, erased_bytes=erased_bytes)
     except (EntryError, FormatError) as error:
         raise FormatError(f"line {number}: {error}") from error
 

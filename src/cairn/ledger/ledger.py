@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -12,13 +12,15 @@ from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, Final, Self, overload
 from warnings import warn
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
+from cairn.core.erasure import Erasure
 from cairn.core.errors import (
     DamagedError,
+    EntryError,
     ExistsError,
     FormatError,
     NoSuchBlockError,
@@ -28,6 +30,7 @@ from cairn.core.errors import (
     UsageError,
 )
 from cairn.core.genesis import Genesis, Limits
+from cairn.core.header import Kind
 from cairn.core.rules import failure
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
@@ -49,6 +52,10 @@ from cairn.store.memory import MemoryStore
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
+
+
+MAX_REASON: Final = 1000
+"""Characters of the reason of an erasure: for a sentence and a reference, not for a document."""
 
 
 def now_us() -> int:
@@ -92,7 +99,8 @@ class Ledger:
     ) -> Ledger:
         """Open the ledger in directory `path`; to write, unless `read_only`.
 
-        To write, it is created if missing. Reads no history, so takes no longer for a long one.
+        To write, it is created if missing, and an erasure that was not finished is; where that does
+        not work, there is a `RuntimeWarning`. Reads no history, so takes no longer for a long one.
         `keyring` has the keys to sign with, and those to trust: by default, this user's.
 
         Raises:
@@ -110,6 +118,10 @@ class Ledger:
         if not read_only:
             try:
                 require_sound_ends(ledger._store, ledger._limits_or_default())
+                try:
+                    ledger._finish_erasing("an erasure")
+                except StoreError as error:  # all else can go on
+                    warn(str(error), RuntimeWarning, stacklevel=2)
             except BaseException:
                 ledger.close()
                 raise
@@ -230,6 +242,40 @@ class Ledger:
         """
         return self._writer.extend(map(_utf8, texts), self.encoder.text)
 
+    def erase(self, index: int, *, reason: str) -> Block:
+        """Remove the entry of block `index`, value and salt, for good; return the record of it.
+
+        The record, a new block, keeps `reason` (1 to 1,000 characters) and the entry's id. The
+        chain and all other blocks stay as they are. Where an erasure of the block was recorded and
+        could not be finished, this finishes it, and returns that record.
+
+        What is out of reach: earlier exports and backups, copies at other places, and what file
+        systems and drives keep of bytes that were overwritten.
+
+        Raises:
+            EntryError: `reason` cannot be recorded.
+            NoSuchBlockError: there is no such block.
+            UsageError: its entry is erased already; or it is genesis, a record or a batch.
+            DamagedError: its entry is not the one that was recorded. Nothing was done.
+            OutcomeUnknownError: the disk failed; whether the erasure is recorded is not known.
+            StoreError: the erasure is recorded, and not finished: the disk failed, or somebody was
+                reading the write-ahead log, which has a copy. Opening the ledger to write, or
+                erasing again, goes on with it.
+        """
+        _require_reason(reason)
+        with self._writer.own_turn():
+            finished = self._finish_erasing("an earlier erasure")
+            block = self._store.get(index) if index >= 0 else None
+            if block is None:
+                raise NoSuchBlockError(f"there is no block {index}; the ledger has {len(self)}")
+            if index in finished:
+                return self[finished[index]]
+            _require_erasable(index, block)
+            erasure = Erasure(index, block.header.data_root, reason)
+            record = self._writer.record(self.encoder.value(erasure.to_value()), erase=index)
+            self._finish_erasing(f"the erasure, which block {record.index} records,")
+        return record
+
     @cached_property
     def genesis(self) -> Genesis:
         """The rules of this ledger, from block 0.
@@ -332,7 +378,8 @@ class Ledger:
         With `all`, every failing block is reported, each by the first rule that it breaks; without,
         only the first. `progress` is called now and then with the summary of all so far. Never
         raises for what it finds: damage that cannot be read ends the run, as a failure of the rule
-        `storage`; an end that is not the recorded one is a failure of the rule `head`.
+        `storage`; an end that is not the recorded one is a failure of the rule `head`. Blocks that
+        were erased, with a record of it, are no failures; the report has their number.
 
         `start` leaves out the blocks before it. `incremental` starts where the last incremental run
         ended well, as noted in the ledger's directory: it finds (rule `mark`) that the chain is not
@@ -517,12 +564,46 @@ class Ledger:
         """What makes the canonical JSON of values and texts, within this ledger's limits."""
         return Encoder(self.genesis.limits)
 
+    def _finish_erasing(self, which: str) -> Mapping[int, int]:
+        """Finish the erasures that are recorded; return where of which block.
+
+        Raises:
+            StoreError: why not, and what to do.
+        """
+        try:
+            return self._store.finish_erasing()
+        except StoreError as error:
+            raise StoreError(
+                f"{which} is not finished: {error}; opening the ledger to write, or "
+                "erasing again, goes on with it"
+            ) from error
+
     def _limits_or_default(self) -> Limits:
         """Return the limits to validate by, also where genesis cannot be read."""
         try:
             return self.genesis.limits
         except (FormatError, DamagedError, NoSuchBlockError):
             return Limits()
+
+
+def _require_reason(reason: object) -> None:
+    if not (isinstance(reason, str) and 1 <= len(reason) <= MAX_REASON):
+        raise EntryError(f"a reason has 1 to {MAX_REASON} characters, found {reason!r:.80}")
+
+
+def _require_erasable(index: int, block: Block) -> None:
+    """Refuse to erase what nothing may take the place of, or what is evidence of another change.
+
+    Raises:
+        UsageError, DamagedError: why.
+    """
+    if block.header.kind != Kind.VALUE:
+        what = "genesis" if index == 0 else f"a {block.kind}"
+        raise UsageError(f"block {index} is {what}: only what holds one value can be erased")
+    if block.erased:
+        raise UsageError(f"block {index} is erased already")
+    if [entry.id for entry in block.entries] != [block.header.data_root]:
+        raise DamagedError(f"block {index} is damaged: its entry is not the one that was recorded")
 
 
 def _utf8(text: bytes | str) -> bytes:

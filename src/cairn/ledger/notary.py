@@ -140,11 +140,24 @@ class Notary:
             meaning = "the ledger has fewer blocks than a remembered checkpoint says"
             return Broken(checkpoint.size, length, meaning)
         for tree in self._trees():
-            found = tree.root(checkpoint.size)
-            if found == checkpoint.root:
+            if checkpoint.size == 0 or self._has_last(tree, checkpoint):
                 return None
+        found = tree.root(checkpoint.size)
         meaning = f"the first {checkpoint.size} blocks are not those of a remembered checkpoint"
         return Broken(checkpoint.root.hex(), found.hex(), meaning)
+
+    def _has_last(self, tree: Tree, checkpoint: Checkpoint) -> bool:
+        """Whether the last block of a checkpoint is stored; it stands for all those before it.
+
+        The root alone might be that of nodes which were kept when those were rewritten.
+        """
+        last, size = checkpoint.size - 1, checkpoint.size
+        leaf = self._store.hashes(last, size).tobytes()
+        try:
+            check_inclusion(tree.prove_inclusion(last, size), last, size, leaf, checkpoint.root)
+        except ProofError:
+            return False
+        return True
 
     def inconsistent(self, remembered: Note, broken: Broken) -> InconsistentError:
         """Write down the evidence, if that can be, and return the error that says so."""

@@ -106,7 +106,9 @@ def _matches(segment: Segment, text: str) -> list[int]:
     data = segment.data.tobytes()
     starts, stops = segment.entry_bounds
     entries: set[int] = set()
-    for needle in {form.encode(errors="surrogatepass") for form in (text, quoted)}:
+    # No JSON text has a zero byte in it: only what is left of an erased entry does.
+    forms = {form for form in (text, quoted) if "\0" not in form}
+    for needle in {form.encode(errors="surrogatepass") for form in forms}:
         at = data.find(needle)
         while at >= 0:
             entry = int(starts.searchsorted(at, "right")) - 1

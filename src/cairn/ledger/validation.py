@@ -20,10 +20,10 @@ from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import DamagedError, EntryError, NoSuchBlockError, StoreError
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
-from cairn.core.header import NO_HASH
+from cairn.core.header import LIMIT_63, NO_HASH
 from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
 from cairn.core.segment import Segment
-from cairn.core.validation import Summary, validate
+from cairn.core.validation import Named, Summary, erasures, validate
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher, hasher
 from cairn.report import Report
@@ -34,6 +34,12 @@ WAITING: Final = 256
 """Parts that are given to an executor before the first of them must be done."""
 SHOWN: Final = 200
 """Bytes of an entry that a failure shows."""
+ERASING_SECONDS: Final = 10.0
+"""How long to wait while an entry that was found changed is being erased: that takes a moment, or
+for ever, where it was interrupted."""
+ERASING_POLL_SECONDS: Final = 0.01
+_LEAST: Final = frozenset({"canonical", rules.ERASURE})
+"""Rules that come after all others: a block that breaks another one is named by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ def validate_store(
     _hasher(task.hasher)  # there is one, or nothing is begun
     total: Summary | None = None
     others: list[Failure] = []  # than those of the rules
+    is_read = False  # to the end
     try:
         head = store.head()
         if mark is None and not 0 <= start <= head.length:
@@ -98,7 +105,7 @@ def validate_store(
             total = _edge(store, start, task)
         if mark is not None:
             others += _check_mark(mark, head, total)
-        with closing(_in_order(store.parts(start, head.length), task, executor)) as results:
+        with closing(_in_order(store, (start, head.length), task, executor)) as results:
             for checked in results:
                 if total is None and (broken := rules.index_follows(start, checked.summary.start)):
                     others.append(rules.failure(start, "index", broken))
@@ -108,22 +115,27 @@ def validate_store(
                 if (total.failures or others) and not task.every:
                     break
             else:
-                if start == 0:
-                    store.require_nothing_else()
-                others += _check_end(store, head, total.stop if total else start, total)
+                is_read = True
+        others += _unrecorded(store, total, before=_first(total, others, task))
+        if is_read:
+            if start == 0:
+                store.require_nothing_else()
+            others += _check_end(store, head, total.stop if total else start, total)
     except DamagedError as error:
         at = total.stop if total else start
         others.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
     failures = list(total.failures if total else ())
     named = {failure.index for failure in failures}  # of which one failure is enough
-    failures += (o for o in others if o.rule != "canonical" or o.index not in named)
+    failures += (o for o in others if o.rule not in _LEAST or o.index not in named)
     failures.sort(key=lambda failure: (failure.index, NUMBERS.get(failure.rule, len(NUMBERS) + 1)))
+    erased = {at for at, _ in total.erased} if total else set()
     report = Report(
         valid=not failures,
         blocks=total.blocks if total else 0,
         bytes=total.nbytes if total else 0,
         seconds=time.perf_counter() - began,
         failures=tuple(failures if task.every else failures[:1]),
+        erased=len(erased.difference(failure.index for failure in failures)),
     )
     return report, Head(total.stop, total.last_hash) if total else Head(0, NO_HASH)
 
@@ -139,7 +151,7 @@ def require_sound_ends(store: Store, limits: Limits) -> None:
     for at in dict.fromkeys((0, head.length - 1)):
         for segment in store.scan(at, at + 1):
             last = validate(segment, best_hasher(), limits)
-            for failure in last.failures:
+            for failure in (*last.failures, *last.unrecorded(frozenset())):  # nothing is after it
                 raise InvalidChainError(failure)
     whole = last and last.stop == head.length
     stop = head.length if whole else min(store.end(), head.length - 1)
@@ -147,10 +159,34 @@ def require_sound_ends(store: Store, limits: Limits) -> None:
         raise InvalidChainError(failure)
 
 
+def _first(total: Summary | None, others: list[Failure], task: Task) -> int:
+    """Return the position before which a failure would still count; the end if all do."""
+    known = [failure.index for failure in (*(total.failures if total else ()), *others)]
+    return LIMIT_63 if task.every or not known else min(known)
+
+
+def _unrecorded(store: Store, total: Summary | None, *, before: int) -> Iterator[Failure]:
+    """Yield which erased blocks, of those before this position, no record after them names.
+
+    Those that came since the run began are looked at, too: what it read may have been erased then.
+
+    Raises:
+        DamagedError: what comes after cannot be read, and might be the record.
+    """
+    if total is None or not any(at < before for at, _ in total.erased):
+        return
+    recorded: set[Named] = set()
+    for part in store.parts(total.erased[0][0] + 1, store.head().length):
+        if isinstance(part, Part) and not part.has_records(best_hasher()):
+            continue
+        recorded.update(erasures(part.segment() if isinstance(part, Part) else part))
+    yield from (failure for failure in total.unrecorded(recorded) if failure.index < before)
+
+
 def _in_order(
-    parts: Iterator[Segment | Part], task: Task, executor: Executor
+    store: Store, between: tuple[int, int], task: Task, executor: Executor
 ) -> Generator[Checked, None, None]:
-    """Yield what is said of each part, in order, as far as they can be read.
+    """Yield what is said of each part between two positions, in order, as far as they can be read.
 
     What lies in files is for the executor; all else is checked here, meanwhile.
 
@@ -158,6 +194,7 @@ def _in_order(
         DamagedError: from there on, they cannot.
         StoreError: the workers are gone.
     """
+    parts = store.parts(*between)
     waiting: deque[tuple[Part | None, Answer | Future[Answer]]] = deque()
     damage: DamagedError | None = None
     try:
@@ -173,9 +210,9 @@ def _in_order(
             else:  # and let go of it: it is not small
                 waiting.append((None, check(part, task)))
             if len(waiting) >= WAITING:
-                yield _result(*waiting.popleft(), task)
+                yield _result(*waiting.popleft(), task, store)
         while waiting:
-            yield _result(*waiting.popleft(), task)
+            yield _result(*waiting.popleft(), task, store)
     except (BrokenExecutor, CancelledError) as error:
         why = str(error) or "they were called off"
         raise StoreError(f"validation came to no verdict, its workers are gone: {why}") from error
@@ -187,22 +224,43 @@ def _in_order(
         raise damage
 
 
-def _result(part: Part | None, answer: Answer | Future[Answer], task: Task) -> Checked:
+def _result(
+    part: Part | None, answer: Answer | Future[Answer], task: Task, store: Store
+) -> Checked:
     """Return what was said of `part`; damage is believed only where it is found here, too."""
     said = answer.result() if isinstance(answer, Future) else answer
     if isinstance(said, Checked):
-        return said
+        return said if part is None else _after_erasures(part, said, task, store)
     assert part is not None, "what is in memory can be read"
     if isinstance(again := check(part, task), str):
         raise DamagedError(again)
     raise StoreError(f"a worker could not read what can be read here: {said}")
 
 
+def _after_erasures(part: Part, said: Checked, task: Task, store: Store) -> Checked:
+    """Return what is said of `part` when no entry that was found changed is being erased any more.
+
+    Zeros do not come all at once, and what was read between them is no damage.
+    """
+    failures = [f for f in said.summary.failures if f.rule == "data_root"]
+    changed = {failure.index for failure in (*failures, *said.not_canonical)}
+    if not changed:
+        return said
+    deadline = time.monotonic() + ERASING_SECONDS
+    while not changed.isdisjoint(store.erasing()) and time.monotonic() < deadline:
+        time.sleep(ERASING_POLL_SECONDS)
+    again = check(part, task)
+    if isinstance(again, str):
+        raise DamagedError(again)
+    return again
+
+
 def _edge(store: Store, start: int, task: Task) -> Summary | None:
     """Return what the block before `start` asks of the next one, and nothing else of it."""
     for segment in store.scan(start - 1, start):
         summary = validate(segment, best_hasher(), task.limits)
-        return replace(summary, every=task.every, blocks=0, entries=0, nbytes=0, failures=())
+        summary = replace(summary, every=task.every, blocks=0, entries=0, nbytes=0)
+        return replace(summary, failures=(), erased=())
     return None
 
 
@@ -231,6 +289,8 @@ def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:
     encoder = Encoder(task.limits)
     for i in range(len(segment)):
         for entry in segment.entries(i):
+            if not entry.strip(b"\0") and segment.block(i).erased:
+                continue
             text = entry[SALT_BYTES:]
             try:
                 expected = encoder.text(text)

@@ -270,6 +270,21 @@ class Writer:
         with self.own_turn():
             self._store_segment(self._seal(batch, salts, self._read_tip()), {})
 
+    def record(self, text: bytes, *, erase: int | None = None) -> Block:
+        """Append a record of the ledger itself: `text`, canonical JSON within its limits.
+
+        With `erase`, it is that of the erasure of this block, which the store notes with it.
+        Requires the turn: see `own_turn`.
+        """
+        tip = self._read_tip()
+        timestamp = max(self._clock(), tip.timestamp)
+        entry = Entry(self._entropy(SALT_BYTES), text)
+        block = Block.of(
+            Kind.RECORD, entry, index=tip.length, previous_hash=tip.hash, timestamp=timestamp
+        )
+        self._store_segment(Segment.from_blocks(tip.length, [block]), {}, erase)
+        return block
+
     @contextmanager
     def own_turn(self) -> Iterator[None]:
         """Wait until no other thread commits, and keep them waiting."""
@@ -366,19 +381,23 @@ class Writer:
         """Answer an append whose key is known already, from the store or from this commit."""
         assert append.key is not None
         places = self._store.recall(append.key)
-        recorded: Sequence[bytes]
+        recorded: Sequence[bytes] | None
         if places is not None:
             recorded, append.last = self._recorded(append.key, places)
         else:
             append._same = next((a for a in fresh if a.key == append.key), None)
             recorded = append._same.texts if append._same else append.texts
-        if list(recorded) != list(append.texts):
+        if recorded is None or list(recorded) != list(append.texts):
             append.last = append._same = None
-            append.error = KeyReusedError(f"key {append.key!r} was used for another value")
+            what = "for a value that is erased" if recorded is None else "for another value"
+            append.error = KeyReusedError(f"key {append.key!r} was used {what}")
         return (append.last or append._same or append.error) is not None
 
-    def _recorded(self, key: str, places: range) -> tuple[list[bytes], Block]:
-        """Return what was recorded under `key`: the canonical texts and the last block."""
+    def _recorded(self, key: str, places: range) -> tuple[list[bytes] | None, Block]:
+        """Return what was recorded under `key`: the canonical texts and the last block.
+
+        None where one of the texts was erased since.
+        """
         blocks = [
             block
             for segment in self._store.scan(places.start, places.stop)
@@ -386,7 +405,8 @@ class Writer:
         ]
         if not blocks or len(blocks) != len(places):
             raise DamagedError(f"key {key!r} names blocks {places}, which are not all there")
-        return [block.data_json() for block in blocks], blocks[-1]
+        erased = any(block.erased for block in blocks)
+        return None if erased else [block.data_json() for block in blocks], blocks[-1]
 
     def _seal(self, batch: _Batch, salts: bytes, tip: _Tip) -> Segment:
         return Segment.seal(
@@ -398,10 +418,12 @@ class Writer:
             hasher=self._hasher,
         )
 
-    def _store_segment(self, segment: Segment, keys: Mapping[str, range]) -> None:
+    def _store_segment(
+        self, segment: Segment, keys: Mapping[str, range], erase: int | None = None
+    ) -> None:
         """Make `segment` durable, with its keys. Requires the turn."""
         self._tip = None  # until the store has it
-        self._store.append(segment, keys)
+        self._store.append(segment, keys, erase)
         self._tip = _tip_of(segment)
 
     def _read_tip(self) -> _Tip:

@@ -11,6 +11,16 @@ all that is in the tail. The order is
 
 So every block is in one place, files never change, and a reader that finds a run of the tail gone
 finds its blocks in a new file.
+
+What is erased is the one thing that changes where it lies. The order is
+
+1. one transaction of the tail appends the record, and notes in `erasing` what it asks for: a crash
+   before leaves nothing of it, and after it, at any moment, a note that the next writer finds;
+2. zeros are written over the entry, in its row or its file, and are durable: a crash in the middle
+   leaves some, and validation calls them damage until the next writer has gone on;
+3. a file that a crash left while it was sealed goes, as it may hold the entry, too;
+4. the log goes into the database and is cut to nothing;
+5. the note goes.
 """
 
 from __future__ import annotations
@@ -29,11 +39,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.block import Block
+from cairn.core.erasure import Erasure
 from cairn.core.errors import DamagedError, StoreError
 from cairn.core.hasher import Hasher
+from cairn.core.header import Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.core.tree import WIDTH, as_hashes, subtree_roots
+from cairn.core.validation import erasures
 from cairn.store import flat
 from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
@@ -138,15 +151,59 @@ class DiskStore:
         """See `Store.recall`."""
         return self._tail.recall(key)
 
-    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range], erase: int | None = None) -> None:
         """See `Store.append`."""
         self._tail.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
-            file = None if self._has_room(segment) else self._try_to_seal(segment)
+            nodes = self._nodes_with(segment)
+            sealed = None if self._has_room(segment) else self._try_to_seal(segment)
             room, self._room = self._room, None  # until the tail has it
-            self._tail.append(segment, keys, *(file or ()))
-            if room is not None and file is None:
+            self._tail.append(segment, keys, sealed, nodes, erase)
+            if room is not None and sealed is None:
                 self._room = (room[0] - len(segment), room[1] - len(segment.data))
+
+    def erasing(self) -> Mapping[int, int]:
+        """See `Store.erasing`."""
+        return self._tail.erasing()
+
+    def finish_erasing(self) -> Mapping[int, int]:
+        """See `Store.finish_erasing`."""
+        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        with self._lock:
+            if not self._tail.erasing():
+                return {}
+            # A commit that failed may be in the log, and only memory know of it: the record has to
+            # be durable before the entry goes, and no file be recorded any more that is removed.
+            self._tail.overwrite_log()
+            erasing = self._tail.erasing()
+            for position, record in erasing.items():
+                self._require_recorded(position, record)
+                if not self._tail.zero(position):
+                    for sealed in self._tail.sealed(position, position + 1):
+                        flat.erase(self._folder, sealed, position)
+            self._remove_unrecorded()
+            self._tail.forget_erasing()
+            return erasing
+
+    def _require_recorded(self, position: int, record: int) -> None:
+        """Make sure that a note in `erasing` is not damage: it is about to destroy something."""
+        block, said = self.get(position), self.get(record)
+        if block is not None and said is not None and said.header.kind == Kind.RECORD:
+            erasure = Erasure.of(said.data_json())
+            if erasure and (erasure.index, erasure.id) == (position, block.header.data_root):
+                return
+        raise DamagedError(
+            f"{self.directory}: block {record} is no record that {position} is erased"
+        )
+
+    def _remove_unrecorded(self) -> None:
+        """Remove what crashes left of files that were being sealed."""
+        end = max((sealed.stop for sealed in self._tail.sealed()), default=0)
+        paths = [self._folder / HIDDEN_NAME, self._folder / Sealed(end, 0, 0, b"").name]
+        if left := [path for path in paths if path.exists()]:
+            for path in left:
+                path.unlink()
+            sync(self._folder)
 
     def parts(self, start: int, stop: int) -> Iterator[Segment | Part]:
         """See `Store.parts`."""
@@ -225,6 +282,18 @@ class DiskStore:
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:
         """See `Store.backup`. In bytes."""
+        while True:
+            length = self.head().length
+            self._copy(target, progress)
+            meanwhile = self.scan(length, self.head().length)
+            if not any(any(erasures(segment)) for segment in meanwhile):
+                return
+            # A file may lack what the copied tail has no record of. With the record, all is well.
+            (target / FILE_NAME).unlink()
+            shutil.rmtree(target / SEGMENTS_NAME, ignore_errors=True)
+
+    def _copy(self, target: Path, progress: Callable[[int, int], None]) -> None:
+        """Write a copy, which is consistent unless something was erased meanwhile."""
         rest = sum(sealed.size for sealed in self._tail.sealed())
         files = self._tail.backup(target, lambda done, total: progress(done, total + rest))
         if not files:
@@ -262,7 +331,7 @@ class DiskStore:
             self._room = SEAL_BLOCKS - blocks, SEAL_BYTES - size
         return len(segment) <= self._room[0] and len(segment.data) <= self._room[1]
 
-    def _try_to_seal(self, segment: Segment) -> tuple[Sealed, list[Node]] | None:
+    def _try_to_seal(self, segment: Segment) -> Sealed | None:
         """Write the tail and `segment` to a file; return None where that does not work.
 
         Then the tail takes the segment, and as many more blocks until the next try.
@@ -275,8 +344,8 @@ class DiskStore:
             warn(message, RuntimeWarning, stacklevel=2)
             return None
 
-    def _seal(self, segment: Segment) -> tuple[Sealed, list[Node]]:
-        """Write the tail and `segment` to a file, durable under its name; return what to record.
+    def _seal(self, segment: Segment) -> Sealed:
+        """Write the tail and `segment` to a file, durable under its name.
 
         As much of the tail as would take too much memory goes to files of its own before.
         """
@@ -288,28 +357,32 @@ class DiskStore:
                 if piece.start != start or not piece.is_regular:
                     raise DamagedError(f"block {start} is missing or damaged")
                 start = piece.stop
-            joined = Segment.join(pieces)
-            file = self._write(joined), self._nodes_below(joined)
+            sealed = self._write(Segment.join(pieces))
             if is_all:
-                return file
-            self._tail.seal(*file)
+                return sealed
+            self._tail.seal(sealed)
 
-    def _nodes_below(self, segment: Segment) -> list[Node]:
-        """Return the nodes of the tree that are complete with `segment`, and were not before it."""
+    def _nodes_with(self, segment: Segment) -> list[Node]:
+        """Return the nodes of the tree that are complete with `segment`, and were not before it.
+
+        Fewer, where it cannot be told what came before: proofs do without.
+        """
         found: list[Node] = []
         row, start, level = segment.hashes, segment.start, 0
-        while True:
+        while start // WIDTH < (start + len(row)) // WIDTH:
             missing = start % WIDTH  # of the first node that is not complete
             begin = start - missing
-            before = self.nodes(level, begin, start) if level else self.hashes(begin, start)
-            if len(before) < missing:  # an earlier one was not kept: proofs do without
+            try:
+                before = self.nodes(level, begin, start) if level else self.hashes(begin, start)
+            except StoreError:
+                return found
+            if len(before) < missing:
                 return found
             row = np.concatenate([before, row])
             row = subtree_roots(row[: len(row) // WIDTH * WIDTH], self._hasher)
             start, level = begin // WIDTH, level + 1
-            if not len(row):
-                return found
             found += ((level, start + i, node.tobytes()) for i, node in enumerate(row))
+        return found
 
     def _first_of_tail(self) -> tuple[list[Segment], bool]:
         """Return what the tail begins with, and whether that is all of it."""

@@ -1,4 +1,6 @@
-"""Sealed segments: final history in immutable flat files, mapped and never parsed.
+"""Sealed segments: final history in flat files that never change, mapped and never parsed.
+
+But for an entry that is erased on purpose: zeros take its place, where it lies.
 
 A file is a header of 64 bytes and five columns, each at a multiple of 64 bytes, with zeros between.
 The header is the magic, the version (u32), how many blocks have other than one entry (u32), the
@@ -40,7 +42,7 @@ from numpy.typing import NDArray
 
 from cairn.core.errors import DamagedError, StoreError
 from cairn.core.hasher import Hasher
-from cairn.core.header import HEADER_BYTES, HEADER_DTYPE
+from cairn.core.header import HEADER_BYTES, HEADER_DTYPE, Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 
@@ -57,6 +59,8 @@ PART_BLOCKS: Final = 131_072
 """Blocks in a part, at most: enough to make the cost of a part small. Of the format."""
 PART_BYTES: Final = 32 * 2**20
 """Bytes of a file in a part, about: bounds what is mapped at once. Of the format."""
+ZEROS_BYTES: Final = 2**20
+"""Bytes overwritten at once, to bound memory."""
 PAGE: Final = 4096
 """Bytes of the index that are hashed together."""
 
@@ -177,6 +181,20 @@ class Part:
                 _check_rest(file, hasher)
             return segment
 
+    def has_records(self, hasher: Hasher) -> bool:
+        """Whether the ledger itself recorded any of the blocks. Maps no more than their headers.
+
+        Raises:
+            DamagedError: as for `mapped`.
+        """
+        with _opened(self.folder, self.sealed) as file:
+            if self.start == self.sealed.first:
+                _check_rest(file, hasher)
+            at = file.layout.headers + (self.start - self.sealed.first) * HEADER_BYTES
+            size = (self.stop - self.start) * HEADER_BYTES
+            headers = np.frombuffer(file.map(at, size), HEADER_DTYPE)
+            return bool((headers["kind"] == Kind.RECORD).any())
+
 
 def parts(folder: Path, sealed: Sealed, start: int, stop: int) -> Iterator[Part]:
     """Yield the blocks of a file from position `start` to `stop` in parts, in order.
@@ -222,6 +240,29 @@ def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
         if word >> PLACE_BITS != wanted >> PLACE_BITS:
             break
         yield sealed.first + (word & (MOST_BLOCKS - 1))
+
+
+def erase(folder: Path, sealed: Sealed, position: int) -> None:
+    """Overwrite the one entry of a block with zeros where it lies, durably.
+
+    Who has the file mapped sees that happen, and nothing else.
+
+    Raises:
+        DamagedError: as for `Part.segment`, and where the entry is not as long as its header says.
+        StoreError: it cannot be written.
+    """
+    with _opened(folder, sealed) as file:
+        at, size = _place_of_entry(file, position - sealed.first)
+    path = folder / sealed.name
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _overwrite(descriptor, at, size)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be overwritten: {error}") from error
 
 
 class _File:
@@ -329,6 +370,18 @@ def _entries_between(file: _File, lo: int, hi: int, blocks: int) -> tuple[int, i
     return first, min(int(ends[hi - 1]), file.entries) if hi < blocks else file.entries
 
 
+def _place_of_entry(file: _File, i: int) -> tuple[int, int]:
+    """Return where in the file the one entry of its i-th block begins, and its size."""
+    layout, blocks = file.layout, file.sealed.blocks
+    header = np.frombuffer(file.read(layout.headers + i * HEADER_BYTES, HEADER_BYTES), HEADER_DTYPE)
+    first, last = _entries_between(file, i, i + 1, blocks)
+    words = np.frombuffer(file.read(layout.offsets + first * 8, (last - first + 1) * 8), "<u8")
+    size = int(header["size"][0])
+    if len(words) != 2 or int(words[0]) + size != int(words[1]) or int(words[1]) > file.data_size:
+        raise DamagedError(f"{file.path}: the entry of block {file.sealed.first + i} is damaged")
+    return layout.data + int(words[0]), size
+
+
 def _check_rest(file: _File, hasher: Hasher) -> None:
     """Check what no rule covers: the file's header, its index, the ends of offsets, and zeros.
 
@@ -368,6 +421,13 @@ def _aligned(at: int) -> int:
 
 def _rows(data: Any, width: int) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def _overwrite(descriptor: int, at: int, size: int) -> None:
+    """Write so many zeros."""
+    end = at + size
+    while at < end:
+        at += os.pwrite(descriptor, bytes(min(end - at, ZEROS_BYTES)), at)
 
 
 def _write_all(descriptor: int, pieces: list[memoryview]) -> None:

@@ -46,10 +46,11 @@ class Store(Protocol):
         """Return the positions of the blocks that were appended under `key`, or None."""
         ...
 
-    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range], erase: int | None = None) -> None:
         """Add `segment` at the end and remember `keys` (key → positions), both or neither.
 
-        Durable when it returns. Requires that the segment follows the recorded head.
+        Durable when it returns. Requires that the segment follows the recorded head. With `erase`,
+        it is the record of that block's erasure, and `erasing` has it from then on, too.
 
         Raises:
             OutcomeUnknownError: a write failed; the store recovers on next use.
@@ -73,6 +74,20 @@ class Store(Protocol):
         Those at `start` and after it of `level`, in steps of 8 (node i of level 1 is the root over
         the 256 blocks from 256 × i on), as far as there are any without a gap and before `stop`.
         Nothing rests on them: a proof that they spoil is wrong, and made again without.
+        """
+        ...
+
+    def erasing(self) -> Mapping[int, int]:
+        """Return the erasures that are recorded and not finished: position → that of the record."""
+        ...
+
+    def finish_erasing(self) -> Mapping[int, int]:
+        """Remove every entry that `erasing` has, durably, and return what it was.
+
+        As many zeros as it had bytes are left of an entry, and no other copy in the store's files.
+
+        Raises:
+            StoreError: it could not be finished, and `erasing` still has it.
         """
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,20 @@ class MemoryStore:
         """See `Store.nodes`. None are kept."""
         return as_hashes(b"")
 
-    def append(self, segment: Segment, keys: Mapping[str, range]) -> None:
+    def append(self, segment: Segment, keys: Mapping[str, range], erase: int | None = None) -> None:
         """See `Store.append`."""
         self._segments.append(segment)
         self._keys.update(keys)
+        if erase is not None:
+            self._erase(erase)
+
+    def erasing(self) -> Mapping[int, int]:
+        """See `Store.erasing`. None waits to be finished."""
+        return {}
+
+    def finish_erasing(self) -> Mapping[int, int]:
+        """See `Store.finish_erasing`."""
+        return {}
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
         """See `Store.scan`."""
@@ -112,6 +123,15 @@ class MemoryStore:
 
     def close(self) -> None:
         """See `Store.close`."""
+
+    def _erase(self, position: int) -> None:
+        """Remove the entry of a block, at once for all who read."""
+        place = self._place(position)
+        segment = self._segments[place]
+        start, stop = segment.entry_bytes(position - segment.start)
+        data = segment.data.copy()
+        data[start:stop] = 0
+        self._segments[place] = replace(segment, data=data)
 
     def _place(self, index: int) -> int:
         """Return which segment holds position `index`."""

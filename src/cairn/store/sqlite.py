@@ -8,6 +8,9 @@ log with the new rows was fsynced. The order of every append is
 3. COMMIT: writes the commit frame, then fsyncs the log. After a crash inside, recovery finds the
    whole transaction or none of it; the caller was told nothing, or that the outcome is unknown.
 
+What is deleted is overwritten (`secure_delete`), so that nothing of an entry stays in free pages
+when its block is sealed.
+
 After any failure the connection is given up, and the next use opens a new one. What the log holds
 is then written again where it lies, and fsynced, before SQLite recovers it: a failed fsync is never
 retried, since the system may have taken what it could not write for written.
@@ -23,7 +26,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.errors import (
@@ -63,6 +66,7 @@ _SIZE: Final = f"""SELECT coalesce(sum(length(hashes)), 0) / {HASH_BYTES},
     coalesce(sum(length(data)), 0) FROM runs"""
 
 _BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0)"
+_RUN_OF: Final = f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1"
 _RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDER BY first"
 
 _HASHES: Final = """SELECT first, hashes FROM runs
@@ -121,6 +125,10 @@ CREATE TABLE keys (      -- what retries with a key have already recorded
     first INTEGER NOT NULL,     -- position of the first block
     count INTEGER NOT NULL      -- blocks
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE erasing (   -- erasures that are recorded, and whose entry may still be somewhere
+    position INTEGER PRIMARY KEY,  -- of the block
+    record INTEGER NOT NULL        -- position of the record
+) STRICT;
 """
 
 SCAN_BLOCKS: Final = 8192
@@ -237,9 +245,7 @@ class SqliteStore:
         """See `Store.get`."""
         if index >= LIMIT_63:
             return None
-        row = self._read_one(
-            f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1", (index,)
-        )
+        row = self._read_one(_RUN_OF, (index,))
         if row is None:
             return None
         segment = self._segment(self._typed(row, int, *[bytes] * 4), 0)
@@ -296,22 +302,24 @@ class SqliteStore:
         keys: Mapping[str, range],
         sealed: Sealed | None = None,
         nodes: Sequence[Node] = (),
+        erase: int | None = None,
     ) -> None:
         """See `Store.append`.
 
         With `sealed`, a file that is durable and holds all that is here and `segment`, the manifest
-        takes the place of all blocks here; `nodes` of the tree are remembered with it.
+        takes the place of all blocks here. `nodes` of the tree are kept in the same transaction.
         """
+        beside = _Beside(keys, nodes, erase)
         blocks = f"blocks {segment.start} to {segment.stop - 1}"
         with self._writing(f"{blocks} may or may not be durable") as connection:
             if sealed is None:
-                _insert(connection, segment, keys)
+                _insert(connection, segment, beside)
             else:
                 previous_hash, last_hash = segment.headers[0, LINK], segment.hashes[-1]
                 end = segment.start, previous_hash.tobytes(), last_hash.tobytes()
-                _insert_sealed(connection, sealed, end, keys, nodes)
+                _insert_sealed(connection, sealed, end, beside)
 
-    def seal(self, sealed: Sealed, nodes: Sequence[Node]) -> None:
+    def seal(self, sealed: Sealed) -> None:
         """Let a file take the place of the first blocks here: one that is durable and holds them.
 
         Requires that runs end where it does.
@@ -321,7 +329,53 @@ class SqliteStore:
         """
         length, last_hash = self.head()
         with self._writing(f"{sealed.name} may or may not be recorded") as connection:
-            _insert_sealed(connection, sealed, (length, last_hash, last_hash), {}, nodes)
+            _insert_sealed(connection, sealed, (length, last_hash, last_hash), _Beside())
+
+    def erasing(self) -> dict[int, int]:
+        """See `Store.erasing`."""
+        self._require_own_process()
+        with self._read_lock:
+            rows = self._reader.run(lambda c: c.execute("SELECT * FROM erasing").fetchall())
+        return dict(self._typed(row, int, int) for row in rows)
+
+    def zero(self, position: int) -> bool:
+        """Overwrite the entry of a block where it lies; return whether it does so here.
+
+        Raises:
+            DamagedError: it is not as long as its header says.
+            OutcomeUnknownError: a write failed.
+        """
+        row = self._read_one(_RUN_OF, (position,))
+        run = None if row is None else self._segment(self._typed(row, int, *[bytes] * 4), 0)
+        if run is None or position >= run.stop:
+            return False
+        i = position - run.start
+        start, stop = run.entry_bytes(i)
+        if stop - start != run.fields["size"][i]:
+            raise DamagedError(f"{self._path}: the entry of block {position} is damaged")
+        with self._writing(f"block {position} may or may not be overwritten") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            with connection.blobopen("runs", "data", run.start) as data:
+                data.seek(start)
+                data.write(bytes(stop - start))
+            connection.execute("COMMIT")
+        return True
+
+    def forget_erasing(self) -> None:
+        """Empty `erasing`, when the log holds no copy of what was overwritten any more.
+
+        For that, all of it goes into the database, and it is cut to nothing.
+
+        Raises:
+            OutcomeUnknownError: a write failed.
+            StoreError: for `BUSY_SECONDS`, somebody was reading what is in the log.
+        """
+        with self._writing("what was erased may still be in the log") as connection:
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                connection.execute("DELETE FROM erasing")
+        if busy:
+            raise StoreError(f"{self._path}-wal may still hold the entry: it is being read")
 
     @contextmanager
     def _writing(self, doubt: str) -> Iterator[sqlite3.Connection]:
@@ -456,6 +510,7 @@ class SqliteStore:
             with reading(self._path):
                 connection.execute("PRAGMA journal_mode = WAL").fetchone()
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA secure_delete = ON").fetchone()
                 connection.execute("PRAGMA fullfsync = ON")  # macOS: past the drive's own cache
                 connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
                 self._require_own_schema(connection)
@@ -607,24 +662,20 @@ class SqliteStore:
             raise DamagedError(f"{self._path}: damaged run at block {first}: {error}") from None
 
 
-def _insert(connection: sqlite3.Connection, segment: Segment, keys: Mapping[str, range]) -> None:
-    """Write `segment` and `keys` in one transaction."""
+def _insert(connection: sqlite3.Connection, segment: Segment, beside: _Beside) -> None:
+    """Write `segment`, and what comes with it, in one transaction."""
     rows = list(map(_row, in_runs(segment)))
-    if len(rows) == 1 and not keys:  # a statement is a transaction
+    if len(rows) == 1 and beside.is_nothing:  # a statement is a transaction
         connection.execute(_APPEND, rows[0])
         return
     connection.execute("BEGIN IMMEDIATE")
     connection.executemany(_APPEND, rows)
-    _remember(connection, keys)
+    beside.write(connection, segment.start)
     connection.execute("COMMIT")
 
 
 def _insert_sealed(
-    connection: sqlite3.Connection,
-    sealed: Sealed,
-    end: tuple[int, bytes, bytes],
-    keys: Mapping[str, range],
-    nodes: Sequence[Node],
+    connection: sqlite3.Connection, sealed: Sealed, end: tuple[int, bytes, bytes], beside: _Beside
 ) -> None:
     """Record a file, and drop what it holds, in one transaction.
 
@@ -632,14 +683,28 @@ def _insert_sealed(
     """
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(_SEAL, (*sealed, *end))
-    connection.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", nodes)
-    _remember(connection, keys)
+    beside.write(connection, end[0])
     connection.execute("COMMIT")
 
 
-def _remember(connection: sqlite3.Connection, keys: Mapping[str, range]) -> None:
-    remembered = [(key, places.start, len(places)) for key, places in keys.items()]
-    connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", remembered)
+class _Beside(NamedTuple):
+    """What is recorded with blocks, and is not of the chain."""
+
+    keys: Mapping[str, range] = {}
+    nodes: Sequence[Node] = ()
+    erase: int | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        return not self.keys and not self.nodes and self.erase is None
+
+    def write(self, connection: sqlite3.Connection, start: int) -> None:
+        """Write it. The first of the blocks is at `start`."""
+        remembered = [(key, places.start, len(places)) for key, places in self.keys.items()]
+        connection.executemany("INSERT INTO keys VALUES (?, ?, ?)", remembered)
+        connection.executemany("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", self.nodes)
+        if self.erase is not None:
+            connection.execute("INSERT INTO erasing VALUES (?, ?)", (self.erase, start))
 
 
 def _row(run: Segment) -> tuple[object, ...]:
