@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from cairn.client import UnreachableError
-from cairn.client.retry import FIRST_PAUSE, LONGEST_PAUSE, Tries, answered
+from cairn.client.retry import FIRST_PAUSE, LONGEST_PAUSE, Tries, Try, Work, answered
 from cairn.client.wire import Answer, Lost, Request, get
 
 REFUSED = Lost(httpx.ConnectError("refused"), sent=False)
@@ -29,6 +29,11 @@ def tries(patience: float, clock: Clock, chance: float = 0.0) -> Tries:
 
 def busy(retry_after: str) -> Answer:
     return Answer(503, {"Retry-After": retry_after}, b"")
+
+
+def waited(step: Try | Work) -> float:
+    assert isinstance(step, Try)
+    return step.wait
 
 
 def test_pauses_double_up_to_the_longest() -> None:
@@ -67,7 +72,7 @@ def test_patience_is_over_all_tries_and_their_answers() -> None:
     assert next(steps) == (request, 0.0)
     for _ in range(2):
         clock.now += 10  # each try takes its timeout
-        clock.now += steps.send(LOST).wait
+        clock.now += waited(steps.send(LOST))
     clock.now += 10
     with pytest.raises(UnreachableError, match="GET /head had no answer, and 30 s") as error:
         steps.send(LOST)
@@ -91,7 +96,7 @@ def test_patience_is_over_all_tries_and_their_answers() -> None:
 def test_a_pause_is_at_least_what_the_node_asks_for(text: str, seconds: int) -> None:
     steps = answered(get("/"), tries(60.0, Clock()))
     next(steps)
-    assert steps.send(busy(text)).wait == pytest.approx(seconds + FIRST_PAUSE / 2)
+    assert waited(steps.send(busy(text))) == pytest.approx(seconds + FIRST_PAUSE / 2)
     with pytest.raises(StopIteration) as end:
         steps.send(OK)
     assert end.value.value is OK

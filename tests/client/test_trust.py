@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
 import subprocess
 import sys
-import threading
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +18,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from cairn import Block, CairnError, NoSuchBlockError, StoreError
+from cairn import Block, CairnError, StoreError
 from cairn.client import BadAnswerError, Client, NodeError, aio, pages, retry, sync, trust
 from cairn.client.events import Follower
 from cairn.core.errors import InconsistentError, ProofError
@@ -368,7 +365,9 @@ def test_ledger_replaced_by_another_on_this_machine_is_found_by_clients_that_saw
     assert isinstance(outcome(lambda c: c[0], client), InconsistentError)
 
 
-@pytest.mark.parametrize("host", ["127.evil.example", "127.0.0.1.evil.example", "localhost.example"])
+@pytest.mark.parametrize(
+    "host", ["127.evil.example", "127.0.0.1.evil.example", "localhost.example"]
+)
 def test_name_that_looks_like_this_machine_is_not(
     node: Operator, comeback: Comeback, host: str
 ) -> None:
@@ -380,9 +379,727 @@ def test_name_that_looks_like_this_machine_is_not(
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "[::1]"])
-def test_ledgers_come_and_go_on_this_machine(
-    node: Operator, comeback: Comeback, host: str
-) -> None:
+def test_ledgers_come_and_go_on_this_machine(node: Operator, comeback: Comeback, host: str) -> None:
     for operator in (node, Operator(OTHERS)):
         found = comeback(f"http://{host}:5000", transport=operator.transport).checkpoint()
         assert found.checkpoint.origin == operator.origin
+
+
+# Lies about single answers
+
+TYPED: Final = (InvalidChainError, ProofError, BadAnswerError)
+"""What a lie may end in. InconsistentError and UntrustedSignerError are a ProofError."""
+
+
+def view(block: Block) -> Any:
+    return json.loads(block.to_json())
+
+
+def forged(block: Block, *, sealed: bool = True, **fields: Any) -> Any:
+    """Return the view of a block with other header fields, with the hash of them if `sealed`."""
+    header = replace(block.header, **fields)
+    return view(
+        replace(block, header=header, stored_hash=header.hash if sealed else block.stored_hash)
+    )
+
+
+def on(path: str, change: Callable[[Any], Any]) -> Lie:
+    """Change the JSON value of the answers to `path`."""
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        is_meant = request.url.path == path and answer.status_code == 200
+        return with_json(answer, change) if is_meant else answer
+
+    return lie
+
+
+def instead(path: str, status: int, body: bytes | str) -> Lie:
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        return httpx.Response(status, content=body) if request.url.path == path else answer
+
+    return lie
+
+
+def absent(*paths: str) -> Lie:
+    """Say that these, or what is below them, are no block."""
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        path = request.url.path
+        is_meant = path in paths or path.startswith(tuple(p for p in paths if p.endswith("/")))
+        return problem(404, "no-such-block") if is_meant else answer
+
+    return lie
+
+
+def streaming(*blocks: tuple[int, Any]) -> Lie:
+    """Let events be of these ids and views."""
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path != "/events":
+            return answer
+        texts = [f"id: {i}\nevent: block\ndata: {json.dumps(v)}\n\n".encode() for i, v in blocks]
+        return httpx.Response(200, headers=EVENTS, stream=Stream(texts))
+
+    return lie
+
+
+def member(name: str, value: Any) -> Callable[[Any], Any]:
+    return lambda shown: shown | {name: value}
+
+
+def in_page(name: str, change: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
+    """Change the list of blocks in a page, in place, but of a short one."""
+
+    def changed(page: Any) -> None:
+        if len(page[name]) > 5:
+            change(page[name])
+
+    return changed
+
+
+def put(at: int, value: Any) -> Callable[[list[Any]], Any]:
+    return lambda listed: listed.__setitem__(at, value)
+
+
+def swap(listed: list[Any]) -> None:
+    listed[3], listed[4] = listed[4], listed[3]
+
+
+FIVE, SIX = BLOCKS[5], BLOCKS[6]
+STRANGE = view(OTHERS[5])
+BY_HASH = f"/blocks/{FIVE.hash}"
+
+LIES: Final[dict[str, tuple[Lie, dict[str, type[CairnError]]]]] = {
+    "data": (on("/blocks/5", member("data", {"step": 99})), {"block": InvalidChainError}),
+    "salt": (on("/blocks/5", member("salt", "00" * 16)), {"block": InvalidChainError}),
+    "hash": (on("/blocks/5", member("hash", "00" * 32)), {"block": InvalidChainError}),
+    "index": (on("/blocks/5", member("index", 6)), {"block": BadAnswerError}),
+    "number": (on("/blocks/5", member("index", 5.0)), {"block": BadAnswerError}),
+    "member": (on("/blocks/5", member("more", 1)), {"block": BadAnswerError}),
+    **{
+        f"unsealed {name}": (
+            on("/blocks/5", lambda _, f={name: v}: forged(FIVE, sealed=False, **f)),  # type: ignore[misc]
+            {"block": InvalidChainError},
+        )
+        for name, v in {"nonce": 1, "timestamp": 1, "previous_hash": bytes(32)}.items()
+    },
+    **{
+        f"sealed {name}": (
+            on("/blocks/5", lambda _, f={name: v}: forged(FIVE, **f)),  # type: ignore[misc]
+            {"block": kind},
+        )
+        for name, v, kind in [
+            ("nonce", 1, InvalidChainError),
+            ("timestamp", 1, InconsistentError),
+            ("timestamp", 2**64 - 1, InvalidChainError),
+            ("previous_hash", bytes(32), InconsistentError),
+            ("data_root", bytes(32), InvalidChainError),
+            ("version", 9, InvalidChainError),
+            ("kind", 9, InvalidChainError),
+            ("kind", Kind.RECORD, InconsistentError),
+            ("count", 2, InvalidChainError),
+            ("size", 2**32 - 1, InvalidChainError),
+            ("bits", 2**31, InvalidChainError),
+        ]
+    },
+    "another block": (on("/blocks/5", lambda _: view(SIX)), {"block": BadAnswerError}),
+    "a block in another's place": (
+        on("/blocks/5", lambda _: forged(SIX, index=5)),
+        {"block": InconsistentError},
+    ),
+    "another ledger's block": (on("/blocks/5", lambda _: STRANGE), {"block": InconsistentError}),
+    "another genesis": (on("/blocks/0", lambda _: view(OTHERS[0])), {"genesis": InconsistentError}),
+    "no block": (
+        absent("/blocks/5", "/blocks/5/receipt"),
+        {"block": BadAnswerError, "receipt": BadAnswerError},
+    ),
+    "no head": (absent("/head"), {"head": BadAnswerError}),
+    "nothing": (absent("/", "/events/"), dict.fromkeys(LOOKS, BadAnswerError)),
+    "no events": (absent("/events"), {"follow": BadAnswerError}),
+    "no results": (absent("/blocks"), {"search": BadAnswerError}),
+    "no tiles": (absent("/tile/"), {"block": BadAnswerError, "scan": BadAnswerError}),
+    "no checkpoint": (absent("/checkpoint"), dict.fromkeys(LOOKS, BadAnswerError)),
+    "found: another": (on(BY_HASH, lambda _: view(SIX)), {"find": BadAnswerError}),
+    "found: with that hash": (
+        on(BY_HASH, lambda _: view(SIX) | {"hash": FIVE.hash}),
+        {"find": InvalidChainError},
+    ),
+    "older head": (on("/head", lambda _: view(BLOCKS[9])), {"head": BadAnswerError}),
+    "forged head": (
+        on("/head", lambda _: forged(BLOCKS[-1], timestamp=1)),
+        {"head": InconsistentError},
+    ),
+    "new head": (on("/head", lambda _: forged(BLOCKS[-1], index=LENGTH)), {"head": BadAnswerError}),
+    "far head": (
+        on("/head", lambda _: forged(BLOCKS[-1], index=2**63 - 1)),
+        {"head": BadAnswerError},
+    ),
+    "past all heads": (
+        on("/head", lambda _: forged(BLOCKS[-1], index=2**64 - 1)),
+        {"head": CairnError},
+    ),
+    "left out": (on("/", in_page("chain", lambda c: c.pop(4))), {"scan": BadAnswerError}),
+    "doubled": (on("/", in_page("chain", lambda c: c.insert(4, c[4]))), {"scan": BadAnswerError}),
+    "out of order": (on("/", in_page("chain", swap)), {"scan": BadAnswerError}),
+    "strange": (on("/", in_page("chain", put(-1, STRANGE))), {"scan": BadAnswerError}),
+    "strange in place": (
+        on("/", lambda page: page | {"chain": [*map(view, OTHERS)][: len(page["chain"])]}),
+        {"scan": InconsistentError},
+    ),
+    "edited page": (
+        on("/", in_page("chain", lambda c: c[-1].update(data=1))),
+        {"scan": InvalidChainError},
+    ),
+    "unlinked page": (
+        on("/", in_page("chain", lambda c: c.__setitem__(2, forged(BLOCKS[2], timestamp=1)))),
+        {"scan": InvalidChainError},
+    ),
+    "shorter": (
+        on("/", lambda p: p | {"length": 5, "chain": p["chain"][:5], "next": None}),
+        {"scan": BadAnswerError, "length": BadAnswerError, "from the end": BadAnswerError},
+    ),
+    "shorter by a page": (on("/", in_page("chain", lambda c: c.pop())), {"scan": BadAnswerError}),
+    "longer": (
+        on("/", member("length", 99)),
+        {"scan": BadAnswerError, "length": BadAnswerError, "from the end": BadAnswerError},
+    ),
+    "empty": (on("/", member("chain", [])), {"scan": BadAnswerError}),
+    "results doubled": (
+        on("/blocks", in_page("blocks", lambda c: c.insert(4, c[4]))),
+        {"search": BadAnswerError},
+    ),
+    "results out of order": (on("/blocks", in_page("blocks", swap)), {"search": BadAnswerError}),
+    "result that is not there": (
+        on("/blocks", in_page("blocks", put(-1, forged(BLOCKS[-1], timestamp=1)))),
+        {"search": InvalidChainError},
+    ),
+    "results that are not there": (
+        on("/blocks", lambda p: p | {"blocks": [STRANGE]}),
+        {"search": InconsistentError},
+    ),
+    "result past the end": (
+        on("/blocks", lambda p: p | {"blocks": [forged(FIVE, index=99)]}),
+        {"search": BadAnswerError},
+    ),
+    "event of another block": (streaming((0, view(BLOCKS[3]))), {"follow": BadAnswerError}),
+    "event left out": (streaming((1, view(BLOCKS[1]))), {"follow": BadAnswerError}),
+    "event that is not there": (
+        streaming((0, forged(BLOCKS[0], timestamp=1))),
+        {"follow": InconsistentError},
+    ),
+    "receipt of another": (
+        on("/blocks/5/receipt", lambda r: r | {"index": 6}),
+        {"receipt": ProofError},
+    ),
+    **{
+        f"receipt with {name}": (
+            on("/blocks/5/receipt", lambda r, n=name, c=change: r | {n: c(r[n])}),  # type: ignore[misc]
+            {"receipt": kind},
+        )
+        for name, change, kind in [
+            ("data", lambda _: '{"step":99}', ProofError),
+            ("salt", lambda _: "00" * 16, ProofError),
+            ("entry", lambda _: 1, ProofError),
+            ("header", lambda _: BLOCKS[6].header.pack().hex(), ProofError),
+            ("header", lambda _: "00", BadAnswerError),
+            ("block_proof", lambda p: ["00" * 32, *p[1:]], ProofError),
+            ("block_proof", lambda p: p[:-1], ProofError),
+            ("block_proof", lambda p: [*p, p[0]], ProofError),
+            ("block_proof", lambda p: p * 99, BadAnswerError),
+            ("entry_proof", lambda _: ["00" * 32], ProofError),
+            ("keys", lambda _: [1], BadAnswerError),
+            ("checkpoint", lambda _: "", ProofError),
+            ("checkpoint", lambda c: c.replace("\n12\n", "\n13\n"), ProofError),
+        ]
+    },
+    "receipt of nothing": (instead("/blocks/5/receipt", 200, "{}"), {"receipt": BadAnswerError}),
+    "huge checkpoint": (
+        instead("/checkpoint", 200, "x\n" * 2**18),
+        dict.fromkeys(LOOKS, BadAnswerError),
+    ),
+    **{
+        f"checkpoint {body!r:.20}": (
+            instead("/checkpoint", 200, body),
+            dict.fromkeys(LOOKS, BadAnswerError),
+        )
+        for body in ["", "\n", "<html>", b"\xff", "cairn/0\n12\n", "x\n\n— x AAAAAAA=\n"]
+    },
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_no_lie_is_believed(node: Operator, comeback: Comeback, name: str) -> None:
+    """What a client returns is what an honest node would have it return, or an error of its kind.
+
+    Nor does it ask without end.
+    """
+    comeback().checkpoint()
+    node.lie, expected = LIES[name]
+    for look_name, look in LOOKS.items():
+        node.paths.clear()
+        found = outcome(look, comeback())
+        if (kind := expected.get(look_name)) is not None:
+            assert isinstance(found, kind), f"{look_name}: {found!r:.300}"
+        elif isinstance(found, CairnError):
+            assert isinstance(found, TYPED), f"{look_name}: {found!r:.300}"
+        else:
+            assert is_honest(look_name, found), f"{look_name}: {found!r:.300}"
+        assert len(node.paths) < FEW, node.paths
+
+
+def test_pages_without_blocks_end(
+    node: Operator, comeback: Comeback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "EMPTY_PAGES", 20)
+    numbers = itertools.count()
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path not in ("/", "/blocks"):
+            return answer
+        following = f"?start=0&limit=1&cursor={next(numbers)}"
+        page = {"length": LENGTH, "chain": [], "blocks": [], "next": following}
+        return httpx.Response(200, json=page)
+
+    node.lie = lie
+    for look in (lambda c: list(c.search(contains="step")), lambda c: list(c.scan())):
+        node.paths.clear()
+        with pytest.raises(BadAnswerError, match="no block on 21 pages"):
+            look(comeback())
+        assert 20 < len(node.paths) < 30
+
+
+def test_answers_of_a_garbled_node_are_refused_or_right(node: Operator, comeback: Comeback) -> None:
+    """Bits, bytes and ends of every kind of answer, by chance: none is believed or a crash."""
+    comeback().checkpoint()
+    chance = random.Random(1)
+
+    def garble(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if chance.random() < 0.6:
+            return answer
+        if request.url.path == "/events":
+            body = bytearray(b"".join(event(block) for block in BLOCKS[:4]))
+        else:
+            body = bytearray(answer.read())
+        for _ in range(chance.choice([1, 1, 2, 8])):
+            at, what = chance.randrange(len(body) + 1), chance.randrange(5)
+            if what == 0:
+                body[at : at + 1] = bytes([chance.randrange(256)])
+            elif what == 1:
+                body[at : at + 1] = bytes([c ^ 1 << chance.randrange(8) for c in body[at : at + 1]])
+            elif what == 2:
+                del body[at : at + chance.choice([1, 30, 10_000])]
+            elif what == 3:
+                body[at:at] = chance.choice(
+                    [b"9", b"-", b"null", b'"', b"\n\n", b"\xf0", b"[" * 2000]
+                )
+            else:
+                body = bytearray(body.replace(b"12", b"%d" % chance.choice([0, 5, 11, 2**63])))
+        status = chance.choice([answer.status_code] * 9 + [204, 301, 400, 404, 500])
+        return httpx.Response(status, headers=answer.headers, stream=Stream([bytes(body)]))
+
+    node.lie = garble
+    tally = {"honest": 0, "refused": 0}
+    for _ in range(40):
+        for look_name, look in LOOKS.items():
+            node.paths.clear()
+            found = outcome(look, comeback())
+            if isinstance(found, CairnError):
+                assert isinstance(found, (*TYPED, NodeError)), f"{look_name}: {found!r:.300}"
+                tally["refused"] += 1
+            else:
+                assert is_honest(look_name, found), f"{look_name}: {found!r:.300}"
+                tally["honest"] += 1
+            assert len(node.paths) < FEW, node.paths
+    assert min(tally.values()) > 50
+
+
+# Tiles
+
+
+def test_every_tile_is_held_to_what_was_signed(node: Operator, comeback: Comeback) -> None:
+    """Each that is asked for, with each of some of its hashes wrong, too short, too long, gone."""
+    blocks = history(600)
+    node.show(blocks[:300])
+    comeback().checkpoint()
+    node.show(blocks)
+    node.paths.clear()
+    comeback().checkpoint()
+    consistency = {path for path in node.paths if path.startswith("/tile/")}
+    node.paths.clear()
+    assert comeback()[270] == blocks[270]
+    inclusion = {path for path in node.paths if path.startswith("/tile/")}
+    assert consistency
+    assert len(inclusion) >= 2
+    refused = 0
+    for path in inclusion:
+        size = len(node.transport.handler(httpx.Request("GET", URL + path[1:])).content)  # type: ignore[union-attr]
+        hashes = size // 32
+        for at in sorted({*range(0, hashes, 23), *range(min(hashes, 20)), hashes - 1}):
+            refused += _with_tile(
+                node, comeback, path, lambda b, i=at: b[: 32 * i] + bytes(32) + b[32 * i + 32 :]
+            )  # type: ignore[misc]
+        for damage in (
+            lambda b: b[:-1],
+            lambda b: b[:-32],
+            lambda b: b + bytes(32),
+            lambda _: bytes(),
+        ):
+            assert _with_tile(node, comeback, path, damage)
+    assert refused > 10
+
+
+def _with_tile(
+    node: Operator, comeback: Comeback, path: str, change: Callable[[bytes], bytes]
+) -> bool:
+    """Return whether a block is refused where a tile is another; if not, it is the right one."""
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        return with_body(answer, change(answer.read())) if request.url.path == path else answer
+
+    node.lie = lie
+    node.paths.clear()
+    found = outcome(lambda client: client[270], comeback())
+    assert len(node.paths) < FEW
+    if isinstance(found, Block):
+        assert found == node.ledger[270]
+        return False
+    assert isinstance(found, (InconsistentError, BadAnswerError)), found
+    return True
+
+
+def test_wrong_tile_does_not_outlast_what_it_was_asked_for(
+    node: Operator, comeback: Comeback
+) -> None:
+    client = comeback()
+    client.checkpoint()
+    node.lie = lambda r, a: with_body(a, bytes(len(a.content))) if "/tile/" in str(r.url) else a
+    assert isinstance(outcome(lambda c: c[5], client), InconsistentError)
+    node.lie = lambda _, answer: answer
+    assert client[5] == FIVE
+
+
+def test_partial_tile_that_is_gone_is_read_from_the_full_one(
+    node: Operator, comeback: Comeback
+) -> None:
+    """As C2SP tlog-tiles lets a log do. What is not there at all is asked for twice at most."""
+    node.show(history(200))
+    client = comeback()
+    client.checkpoint()
+    node.show(history(300))
+    node.lie = lambda r, a: problem(404, "no-such-tile") if ".p/" in r.url.path else a
+    assert client[150].index == 150
+    node.paths.clear()
+    node.lie = lambda r, a: problem(404, "no-such-block") if "/tile/" in r.url.path else a
+    assert isinstance(outcome(lambda c: c[150], comeback()), BadAnswerError)
+    assert len([path for path in node.paths if "/tile/" in path]) == 2
+
+
+@pytest.mark.parametrize("path", ["/tile/", "/checkpoint", "/blocks/5/receipt", "/blocks/5", "/"])
+def test_no_more_is_read_of_what_proves_than_an_answer_may_have(
+    node: Operator, comeback: Comeback, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sync, aio):
+        monkeypatch.setattr(module, "MAX_ANSWER", 2**20)
+    comeback().checkpoint()
+    given = 0
+
+    def without_end() -> Iterator[bytes]:
+        nonlocal given
+        while True:
+            given += 1
+            yield bytes(2**16)
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path.startswith(path) and (path != "/" or request.url.path == "/"):
+            return httpx.Response(200, stream=Stream(without_end()))
+        return answer
+
+    node.lie = lie
+    look: Look = {"/": len, "/blocks/5/receipt": LOOKS["receipt"]}.get(path, LOOKS["block"])
+    assert isinstance(outcome(look, comeback()), BadAnswerError)
+    assert given <= 2 * 18
+
+
+# Checkpoints
+
+
+def checkpoints(change: Callable[[str], str]) -> Lie:
+    """Change every checkpoint that is shown as one."""
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        is_one = request.url.path == "/checkpoint" and answer.status_code == 200
+        return with_body(answer, change(answer.text)) if is_one else answer
+
+    return lie
+
+
+def test_signature_that_is_wrong_or_none_is_refused(node: Operator, comeback: Comeback) -> None:
+    comeback().checkpoint()
+    note = node.checkpoint()
+    line = str(note.signatures[0])
+    other = new_key(node.origin).sign(note.text)
+    disguised = other._replace(key_id=node.key.verifier.id)
+    elsewhere = new_key("cairn/elsewhere").sign(note.text)
+    stale = node.key.sign(Checkpoint(node.origin, 11, bytes(32)).text)
+    for signature, kind in [
+        ("", BadAnswerError),
+        ("— x\n", BadAnswerError),
+        (str(other), UntrustedSignerError),
+        (str(elsewhere), UntrustedSignerError),
+        (str(disguised), ProofError),
+        (str(stale), ProofError),
+        (line + str(disguised), ProofError),
+    ]:
+        node.lie = checkpoints(lambda _, s=signature: f"{note.text}\n{s}")  # type: ignore[misc]
+        for name in ("block", "scan", "checkpoint", "receipt"):
+            found = outcome(LOOKS[name], comeback())
+            assert isinstance(found, kind), (signature, name, found)
+            assert not isinstance(found, InconsistentError)
+
+
+def test_checkpoint_that_was_not_signed_so_is_refused(node: Operator, comeback: Comeback) -> None:
+    comeback().checkpoint()
+    for old, new in [("\n12\n", "\n11\n"), ("\n12\n", "\n13\n"), ("cairn/", "cairn/0")]:
+        node.lie = checkpoints(lambda text, o=old, n=new: text.replace(o, n, 1))  # type: ignore[misc]
+        assert isinstance(outcome(LOOKS["block"], comeback()), (ProofError, BadAnswerError))
+
+
+def signed(node: Operator, text: str) -> Lie:
+    return checkpoints(lambda _: str(Note(text, (node.key.sign(text),))))
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 11])
+def test_smaller_checkpoint_than_before_is_found(
+    node: Operator, comeback: Comeback, size: int
+) -> None:
+    comeback().checkpoint()
+    root = node.checkpoint(size=size) if size else None
+    text = root.text if root else Checkpoint(node.origin, 0, EMPTY_ROOT).text
+    node.lie = signed(node, text)
+    for look in LOOKS.values():
+        node.paths.clear()
+        require_evidence(outcome(look, comeback()), node)
+        assert len(node.paths) < FEW
+
+
+def test_empty_ledger_is_no_ledger(node: Operator, comeback: Comeback) -> None:
+    node.lie = signed(node, Checkpoint(node.origin, 0, EMPTY_ROOT).text)
+    for look in LOOKS.values():
+        assert isinstance(outcome(look, comeback()), BadAnswerError)
+
+
+@pytest.mark.parametrize("size", [13, 256, 257, 2**40, 2**63 - 1])
+def test_larger_checkpoint_of_what_is_not_there_is_refused(
+    node: Operator, comeback: Comeback, size: int
+) -> None:
+    comeback().checkpoint()
+    node.lie = signed(node, Checkpoint(node.origin, size, bytes(32)).text)
+    for look in LOOKS.values():
+        node.paths.clear()
+        assert isinstance(outcome(look, comeback()), (InconsistentError, BadAnswerError))
+        assert len(node.paths) < FEW
+
+
+def test_block_past_what_is_signed_is_not_shown(node: Operator, comeback: Comeback) -> None:
+    """A node that signs nothing new shows nothing new."""
+    comeback().checkpoint()
+    node.lie = checkpoints(lambda _, note=str(node.checkpoint()): note)  # type: ignore[misc]
+    node.show(history(15))
+    client = comeback()
+    with pytest.raises(BadAnswerError, match="a checkpoint of 12 blocks only"):
+        client[13]
+    assert client[11] == BLOCKS[11]
+
+
+def test_extension_lines_are_passed_over(node: Operator, comeback: Comeback) -> None:
+    node.lie = signed(node, node.checkpoint().text + "more\nand more\n")
+    assert comeback()[5] == FIVE
+    node.lie = lambda _, answer: answer
+    assert comeback()[5] == FIVE
+
+
+def test_genesis_that_is_not_that_of_the_origin_is_refused(comeback: Comeback) -> None:
+    """An operator may name any ledger, and sign any tree."""
+    node = Operator(BLOCKS, new_key(f"cairn/{'0' * 64}"))
+    for name in ("genesis", "scan"):
+        error = outcome(LOOKS[name], comeback(transport=node.transport))
+        assert isinstance(error, InconsistentError)
+        assert "is not the genesis of cairn/0000" in str(error)
+
+
+@pytest.mark.parametrize("origin", ["http://bank.example/", "example.com/log", "cairn/1"])
+def test_log_that_is_no_ledger_is_refused_and_leaves_no_trace(
+    comeback: Comeback, home: Path, origin: str
+) -> None:
+    """Nor can it take the place of the ledger at another address."""
+    node = Operator(BLOCKS, new_key(origin))
+    for look in LOOKS.values():
+        assert isinstance(outcome(look, comeback(transport=node.transport)), BadAnswerError)
+    assert Keyring(home).nodes.last(origin) is None
+    assert Keyring(home).seen.last(origin) is None
+
+
+# Whom to believe
+
+
+def test_first_key_that_is_seen_is_trusted_from_then_on_and_logged(
+    node: Operator, comeback: Comeback, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        assert comeback()[5] == FIVE
+    assert [r.getMessage() for r in caplog.records] == [
+        f"trusting {node.key.verifier}, the first key seen for its ledger"
+    ]
+    changed = Operator(BLOCKS, new_key(node.origin))
+    for look in LOOKS.values():
+        error = outcome(look, comeback(transport=changed.transport))
+        assert isinstance(error, UntrustedSignerError)
+        assert str(changed.key.verifier) in str(error)
+        assert error.keys == (changed.key.verifier,)
+    assert comeback()[5] == FIVE
+
+
+@pytest.mark.parametrize(
+    "lie", [absent("/blocks/0/receipt"), instead("/blocks/0/receipt", 200, "")]
+)
+def test_changed_key_is_refused_also_where_its_name_cannot_be_read(
+    node: Operator, comeback: Comeback, lie: Lie
+) -> None:
+    comeback().checkpoint()
+    changed = Operator(BLOCKS, new_key(node.origin))
+    changed.lie = lie
+    error = outcome(LOOKS["block"], comeback(transport=changed.transport))
+    assert isinstance(error, UntrustedSignerError)
+    assert changed.key.verifier.id.hex() in str(error)
+
+
+def test_key_that_is_given_is_believed_and_no_other(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    wrong, right = str(new_key(node.origin).verifier), str(node.key.verifier)
+    assert comeback(key=right)[5] == FIVE
+    assert comeback(key=[wrong, right])[5] == FIVE
+    assert Keyring(home).nodes.last(node.origin) is None  # nothing was taken on trust
+    for _ in range(2):
+        error = outcome(LOOKS["block"], comeback(key=wrong))
+        assert isinstance(error, UntrustedSignerError)
+        assert right in str(error)
+
+
+def test_key_on_record_is_believed_and_no_first_contact(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    Keyring(home).trust(new_key(node.origin).verifier)
+    assert isinstance(outcome(LOOKS["block"], comeback()), UntrustedSignerError)
+    Keyring(home).trust(node.key.verifier)
+    assert comeback()[5] == FIVE
+
+
+def test_first_key_is_the_ledgers_own_and_has_signed(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    """A receipt may name any number of keys, of any kind."""
+    idle, foreign = new_key(node.origin), new_key("else.example")
+    witness = new_key("witness.example", Algorithm.COSIGNATURE)
+    node.cosigners = [foreign, witness]
+    named = [idle.verifier, foreign.verifier, witness.verifier, node.key.verifier]
+    node.vkeys = ["x+00000000+AAAA", *map(str, named)]
+    assert comeback()[5] == FIVE
+    assert Keyring(home).nodes.last(node.origin) == str(node.key.verifier)
+    stranger = Operator(BLOCKS)
+    stranger.vkeys = []
+    error = outcome(LOOKS["block"], comeback(transport=stranger.transport))
+    assert isinstance(error, UntrustedSignerError)
+
+
+def test_first_key_that_another_process_saw_first_counts(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    honest_key = new_key(node.origin).verifier
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path.endswith("/receipt"):  # it is asked who it is, just now
+            Keyring(home).nodes.replace(node.origin, None, str(honest_key))
+        return answer
+
+    node.lie = lie
+    assert isinstance(outcome(LOOKS["block"], comeback()), UntrustedSignerError)
+    assert Keyring(home).nodes.last(node.origin) == str(honest_key)
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_witnesses_that_are_asked_for_must_have_cosigned(
+    node: Operator, comeback: Comeback, n: int
+) -> None:
+    """All k of n, and all who may have cosigned."""
+    witnesses = [new_key(f"witness.example/{i}", Algorithm.COSIGNATURE) for i in range(n)]
+    stranger = new_key("witness.example/0", Algorithm.COSIGNATURE)
+    names = [str(witness.verifier) for witness in witnesses]
+    for k in [None, *range(n + 1)]:
+        asked = n if k is None else k
+        for has_cosigned in itertools.product([False, True], repeat=n):
+            node.cosigners = [stranger, *itertools.compress(witnesses, has_cosigned)]
+            client = comeback(key=str(node.key.verifier), witnesses=names, quorum=k)
+            found = outcome(lambda c: c[5], client)
+            if sum(has_cosigned) >= asked:
+                assert found == FIVE
+                assert client.checkpoint().assurance == (
+                    "witnessed" if any(has_cosigned) else "signed"
+                )
+            else:
+                assert isinstance(found, ProofError)
+                assert f"; {asked} are asked for" in str(found)
+
+
+def test_cosignature_that_is_wrong_is_refused(node: Operator, comeback: Comeback) -> None:
+    """Also where it is not needed: somebody has made it up."""
+    witness = new_key("witness.example/0", Algorithm.COSIGNATURE)
+    text = node.checkpoint().text
+    wrong = witness.sign(text + "x\n", time=1)
+    node.lie = checkpoints(lambda note: note + str(wrong))
+    for quorum in (0, 1, None):
+        client = comeback(witnesses=str(witness.verifier), quorum=quorum)
+        with pytest.raises(ProofError, match=r"the signature by witness\.example/0"):
+            client.checkpoint()
+    assert comeback()[5] == FIVE  # who does not know the witness does not ask
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "x"},
+        {"key": ["x+00000000+AAAA"]},
+        {"key": str(new_key("w", Algorithm.COSIGNATURE).verifier)},
+        {"witnesses": [str(new_key("cairn/1").verifier)]},
+        {"witnesses": [str(new_key("w", Algorithm.COSIGNATURE).verifier)], "quorum": 2},
+        {"quorum": 1},
+        {"quorum": -1},
+        {"witnesses": [str(VerifierKey("w", Algorithm.COSIGNATURE, bytes(32)))] * 2},
+    ],
+)
+def test_policy_that_cannot_be_is_refused_at_once(comeback: Comeback, options: Any) -> None:
+    with pytest.raises(ProofError):
+        comeback(**options)
+
+
+# What was acknowledged
+
+
+def test_acknowledged_append_that_is_forgotten_is_found(node: Operator, comeback: Comeback) -> None:
+    for record in (
+        lambda client: client.append("mine"),
+        lambda client: client.append_all(["mine", "mine, too"]),
+        lambda client: client.extend(["mine", "mine, too"]),
+    ):
+        node.show(BLOCKS)
+        client = comeback()
+        record(client)
+        node.show(BLOCKS)  # as if nothing had been recorded
+        with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
+            client.checkpoint()
+        node.show(history(LENGTH + 2))  # others were
+        with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
+            client.head  # noqa: B018
+        with pytest.raises(InconsistentError) as error:
+            client.checkpoint()
+        assert "was acknowledged with the hash" in Path(error.value.evidence).read_text()

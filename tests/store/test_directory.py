@@ -232,8 +232,11 @@ def sealed_parent() -> Iterator[tuple[Path, int]]:
 
 
 @pytest.mark.parametrize("action", ["create", "open", "import", "backup"])
-def test_a_parent_that_may_not_be_written_to_is_no_hindrance(action: str, source: Path) -> None:
+def test_a_parent_that_may_not_be_written_to_is_no_hindrance(
+    action: str, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As systemd's StateDirectory= and the volumes of containers have it."""
+    monkeypatch.setenv("CAIRN_HOME", "/no/such/folder")  # ours is not another user's to read
     with sealed_parent() as (volume, user), tempfile.TemporaryDirectory() as readable:
         copy = Path(readable) / "ledger"
         shutil.copytree(source.parent, readable, dirs_exist_ok=True)

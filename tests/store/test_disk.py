@@ -291,7 +291,7 @@ def test_a_transaction_that_fails_leaves_the_tail_and_a_file_that_nothing_reads(
     parts = segments(BLOCKS, 3, 1, 1)
     with closing(opened(tmp_path)) as store:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite, "_remember", lambda *_: refuse())
+            patch.setattr(sqlite._Beside, "write", lambda *_: refuse())
             with pytest.raises(OutcomeUnknownError):
                 store.append(parts[1], {})
         assert (store.head().length, store.end()) == (3, 3)

@@ -15,6 +15,7 @@ from cairn.core.errors import (
     CairnError,
     DamagedError,
     EntryError,
+    ErasedError,
     FormatError,
     InconsistentError,
     KeyReusedError,
@@ -94,11 +95,6 @@ def too_large(detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
 
 
-def erased(index: int) -> ProblemError:
-    """Return the problem of asking for data that was erased."""
-    return ProblemError(HTTPStatus.GONE, "erased", f"block {index} is erased")
-
-
 def unavailable(detail: str, slug: str = "unavailable") -> ProblemError:
     """Return the problem of something that may work when tried again."""
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, slug, detail)
@@ -111,6 +107,8 @@ def of_error(error: CairnError) -> ProblemError:
             return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "key-reused", str(error))
         case EntryError():
             return bad_entry(error)
+        case ErasedError():
+            return ProblemError(HTTPStatus.GONE, "erased", str(error))
         case NoSuchBlockError():
             return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
         case InconsistentError():  # where the evidence lies is for the operator

@@ -24,10 +24,10 @@ from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE, page
 from cairn.api.metrics import Metrics
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
-from cairn.api.problems import ProblemError, erased
+from cairn.api.problems import ProblemError
 from cairn.api.schemas import ref
 from cairn.core.block import Block
-from cairn.core.errors import CairnError, FormatError, NoSuchBlockError, ProofError
+from cairn.core.errors import CairnError, ErasedError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, first_at, moment
@@ -197,7 +197,7 @@ async def read_block_data(service: Service, _request: Request, *, reference: int
     """
     block = await service.node.read(lambda: _block(service.node, reference))
     if block.erased:
-        raise erased(block.index)
+        raise ErasedError(f"the entry of block {block.index} was erased")
     if block.is_batch:
         lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
         return Answer(lines, NDJSON, service.budget)
@@ -508,7 +508,7 @@ _READING: Final = [
         handler=read_receipt,
         parameters=[_REFERENCE, _index("entry", "Which entry of a batch, from 0.")],
         answers={200: ("The receipt.", _content("Receipt"))},
-        refusals=_NOT_THERE,
+        refusals={**_NOT_THERE, 410: "The block is erased."},
     ),
     Operation(
         method="GET",

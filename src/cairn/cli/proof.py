@@ -208,3 +208,16 @@ def trust(vkey: VerifierKey) -> None:
     """Trust VKEY, of a ledger or a witness, from now on."""
     Keyring().trust(vkey)
     click.echo(f"trusted: {vkey}")
+
+
+@key.command()
+@ledger_option
+def rotate(directory: Path) -> None:
+    """Sign the ledger with a new key from now on, and record the change in it.
+
+    The old key signs the record, so that whoever trusts it can follow; then it is thrown away.
+    """
+    with Ledger.open(directory) as ledger:
+        record = ledger.rotate_key()
+        new = ledger.keyring.signing_key(ledger.notary.origin).verifier
+        click.echo(f"block {record.index} records the new key: {new}")

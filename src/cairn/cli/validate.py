@@ -53,6 +53,9 @@ DASK_SECONDS: Final = 10
     is_flag=True,
     help="Check also that all data is canonical JSON. This parses it, and so is slow.",
 )
+@click.option(
+    "--older", is_flag=True, help="It is a backup: it may end before what is remembered of it."
+)
 @click.option("--hasher", metavar="NAME", help="What hashes: hashlib, lanes, cuda and so on.")
 @click.option(
     "--dask",
@@ -70,6 +73,7 @@ def validate(
     start: int,
     incremental: bool,
     canonical: bool,
+    older: bool,
     hasher: str | None,
     dask: str | None,
     as_json: bool,
@@ -87,17 +91,19 @@ def validate(
                 start=start,
                 incremental=incremental,
                 canonical=canonical,
+                older=older,
                 hasher=hasher,
                 executor=executor,
                 progress=lambda total: show(total.stop, _speed(total, time.monotonic() - began)),
             )
+        assurance = ledger.assurance if report.valid else ""
     if as_json:
         value = report.to_value()
         if every:
             value["failures"] = [failure.to_value() for failure in report.failures]
         click.echo(json.dumps(value))
     else:
-        click.echo(_in_words(report))
+        click.echo(_in_words(report, assurance))
     ctx.exit(0 if report.valid else NOT_VALID)
 
 
@@ -203,7 +209,7 @@ def _speed(total: Summary, seconds: float) -> str:
     return f"{total.blocks / seconds:,.0f} blocks/s  {total.nbytes / seconds / 1e9:.2f} GB/s"
 
 
-def _in_words(report: Report) -> str:
+def _in_words(report: Report, assurance: str) -> str:
     speed = "no time"
     if report.seconds:
         speed = f"{report.blocks / report.seconds:,.0f} blocks/s"
@@ -211,5 +217,5 @@ def _in_words(report: Report) -> str:
     if report.erased:
         checked += f", {report.erased} erased"
     if report.valid:
-        return f"valid: {checked}"
+        return f"valid: {checked}; {assurance}"
     return "\n".join([f"NOT VALID: {checked}", *(failure.message for failure in report.failures)])

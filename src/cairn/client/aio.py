@@ -172,7 +172,8 @@ class AsyncClient:
                             for block in await self._run(self._calls.taken(follower, chunk)):
                                 yield block
                     else:
-                        follower.failed(await _answer(response))
+                        answer = await _answer(response)
+                        await self._run(self._calls.not_followed(follower, answer))
             except http.LOST as error:
                 follower.failed(http.lost(error))
             await asyncio.sleep(follower.pause())

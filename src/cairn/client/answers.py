@@ -109,7 +109,7 @@ def read_chain(request: Request, answer: Answer) -> Page:
     """
     value = _object(request, _value(request, answer))
     length = value.get("length")
-    if type(length) is not int or length < 1:
+    if type(length) is not int or not 1 <= length < LIMIT_63:
         raise bad_answer(request, f"a ledger of {length!r:.{SHOWN_BYTES}} blocks")
     return _page(request, value, "chain")._replace(length=length)
 

@@ -72,7 +72,7 @@ class Calls:
         try:
             block = yield from self._shown(f"/blocks/{position}", lambda b: b.index == position)
         except NoSuchBlockError as error:
-            if position < known:
+            if position < known or index < 0:  # it has said how many there are
                 raise (yield from self.trust.withheld(f"block {position}")) from error
             raise
         return (yield from self._checked(block))
@@ -119,6 +119,22 @@ class Calls:
         """Return the blocks that end in a chunk of a stream, checked."""
         return (yield from self.trust.check(list(follower.take(chunk))))
 
+    def not_followed(self, follower: Follower, answer: Answer) -> Steps[None]:
+        """Tell `follower` of an answer that is no stream.
+
+        Raises:
+            CairnError: trying again would not help.
+        """
+        known = self.trust.size
+        try:
+            follower.failed(answer)
+        except NoSuchBlockError as error:
+            blocks = f"the blocks from {follower.position} on"
+            withheld = yield from self.trust.withheld(blocks)
+            if follower.position <= known:
+                raise withheld from error
+            raise
+
     def length(self) -> Steps[int]:
         """Read how many blocks there are: on a page of genesis, as the head may be large."""
         known = yield from self.trust.known()
@@ -126,6 +142,7 @@ class Calls:
         page = yield from self.read(request, answers.read_chain)
         if page.length < known:
             raise (yield from self.trust.withheld(f"block {known - 1}"))
+        yield from self.trust.covering(page.length)
         return page.length
 
     def validate(self) -> Steps[Report]:

@@ -92,6 +92,11 @@ class Follower:
         self._last: Outcome = _ENDED
         self._streaming = False
 
+    @property
+    def position(self) -> int:
+        """Of the block that is due."""
+        return self._next
+
     def request(self) -> Request:
         """Return the request for all that was not taken yet."""
         self._parser = EventParser()

@@ -301,7 +301,7 @@ class Client:
                         for chunk in response.iter_bytes():
                             yield from self._run(self._calls.taken(follower, chunk))
                     else:
-                        follower.failed(_answer(response))
+                        self._run(self._calls.not_followed(follower, _answer(response)))
             except http.LOST as error:
                 follower.failed(http.lost(error))
             time.sleep(follower.pause())

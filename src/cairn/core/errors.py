@@ -106,6 +106,10 @@ class NoSuchBlockError(UsageError, IndexError):
     """The ledger has no such block."""
 
 
+class ErasedError(UsageError):
+    """The entry was erased on purpose; the ledger has a record of it."""
+
+
 class LockedError(UsageError):
     """Another writer holds this ledger; the message says who."""
 

@@ -44,6 +44,7 @@ from cairn.proof.checkpoint import Checkpoint, SignedCheckpoint
 from cairn.proof.keyring import Keyring
 from cairn.proof.note import Note
 from cairn.proof.receipt import Receipt
+from cairn.proof.rotation import KeyChange
 from cairn.report import Report
 from cairn.store.directory import new_directory, occupied
 from cairn.store.disk import DiskStore
@@ -276,6 +277,24 @@ class Ledger:
             self._finish_erasing(f"the erasure, which block {record.index} records,")
         return record
 
+    def rotate_key(self) -> Block:
+        """Sign with a new key from now on; return the record, in which the old one names it.
+
+        The old private key is gone then. What it has signed stays good, so its verifier key stays
+        trusted; whoever trusts it can follow to the new one. If this is cut short, the old key is
+        still used, and doing it again names the same new one.
+
+        Raises:
+            OutcomeUnknownError: the disk failed; whether the change is recorded is not known.
+            StoreError: keys cannot be read or written.
+        """
+        keyring, origin = self.keyring, self.notary.origin
+        with self._writer.own_turn():
+            change = KeyChange.sign(keyring.signing_key(origin), keyring.next_key(origin).verifier)
+            record = self._writer.record(self.encoder.value(change.to_value()))
+        keyring.adopt_next(origin)
+        return record
+
     @cached_property
     def genesis(self) -> Genesis:
         """The rules of this ledger, from block 0.
@@ -369,6 +388,7 @@ class Ledger:
         start: int = 0,
         incremental: bool = False,
         canonical: bool = False,
+        older: bool = False,
         hasher: str | None = None,
         executor: Executor | None = None,
         progress: Callable[[Summary], None] | None = None,
@@ -392,7 +412,8 @@ class Ledger:
 
         The chain must also be the one that this user has signed or been shown before: one that is
         not what a remembered checkpoint says is a failure of the rule `checkpoint`, of which the
-        evidence is written down beside the user's keys.
+        evidence is written down beside the user's keys. With `older`, it is a copy from before, and
+        may end earlier.
 
         The work is done by `executor`, by default a thread for each of this process's cores. Other
         processes and machines must see the ledger's directory under the same path. `hasher` is one
@@ -419,6 +440,8 @@ class Ledger:
                 progress=progress or (lambda _total: None),
             )
         if report.valid or all:
+            if older:
+                remembered = [n for n in remembered if Checkpoint.parse(n.text).size <= len(self)]
             report = self._compared(report, remembered, every=all)
         if incremental and report.valid:
             try:
@@ -521,8 +544,9 @@ class Ledger:
         for note in remembered:
             with suppress(DamagedError):  # which is in the report
                 if broken := self.notary.contradiction(note):
-                    at = Checkpoint.parse(note.text).size
-                    found.append(failure(min(at, len(self)) - 1, "checkpoint", broken))
+                    size = Checkpoint.parse(note.text).size
+                    at = min(size - 1, len(self))
+                    found.append(failure(at, "checkpoint", broken))
                     with suppress(StoreError):
                         self.notary.inconsistent(note, broken)
         found = sorted(dict.fromkeys(found), key=lambda failure: failure.index)
@@ -534,14 +558,20 @@ class Ledger:
     ) -> None:
         """Write a consistent copy of the ledger to the directory `target`, whole or not at all.
 
+        With the published checkpoint, if there is one.
+
         Works while a writer appends, in this process or another. `progress` is called with how
         much of how much is done.
 
         Raises:
             ExistsError: `target` is there already.
         """
+        checkpoint = self._store.checkpoint()  # first: it covers no more than the copy
         with new_directory(Path(target)) as directory:
             self._store.backup(directory, progress or (lambda _done, _total: None))
+        if checkpoint is not None:
+            with closing(DiskStore(Path(target), best_hasher(), read_only=True)) as copy:
+                copy.publish(checkpoint)
 
     def close(self) -> None:
         """Let go of the files and of the right to write. Closing twice is fine."""

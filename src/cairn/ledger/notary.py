@@ -19,6 +19,7 @@ from cairn.core.block import Block
 from cairn.core.errors import (
     CairnError,
     DamagedError,
+    ErasedError,
     InconsistentError,
     NoSuchBlockError,
     NotFoundError,
@@ -34,7 +35,7 @@ from cairn.core.rules import Broken, InvalidChainError
 from cairn.core.tree import HEIGHT
 from cairn.ledger.tree import BULK_PROOFS, Tree
 from cairn.ledger.validation import Task, validate_store
-from cairn.proof.checkpoint import Checkpoint, Policy, hinted, origin_of
+from cairn.proof.checkpoint import Checkpoint, Policy, origin_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note
@@ -137,7 +138,7 @@ class Notary:
         """Return how the stored chain is not the one of which a checkpoint speaks, or None."""
         checkpoint, length = Checkpoint.parse(note.text), self._store.head().length
         if checkpoint.size > length:
-            meaning = "the ledger has fewer blocks than a remembered checkpoint says"
+            meaning = "the ledger was cut since a remembered checkpoint, or is an older copy"
             return Broken(checkpoint.size, length, meaning)
         for tree in self._trees():
             if checkpoint.size == 0 or self._has_last(tree, checkpoint):
@@ -217,6 +218,7 @@ class Notary:
 
         Raises:
             NoSuchBlockError: there is no such block under that checkpoint, or no such entry.
+            ErasedError: the entry was erased.
             DamagedError: what is stored is not what was signed.
         """
         checkpoint = Checkpoint.parse(note.text)
@@ -226,6 +228,8 @@ class Notary:
         if not 0 <= place < len(block.entries):
             raise NoSuchBlockError(f"there is no entry {place} in block {index}")
         ids = [entry.id for entry in block.entries]
+        if block.erased:
+            raise ErasedError(f"the entry of block {index} was erased")
         if tree_hash(ids) != block.header.data_root:
             raise DamagedError(f"the data of block {index} was changed: validate the ledger")
         return Receipt(
@@ -236,7 +240,9 @@ class Notary:
             header=block.header.pack(),
             block_proof=tuple(self._prove_block(block, checkpoint)),
             checkpoint=str(note),
-            keys=tuple(map(str, hinted(self._keyring.trusted(), note))),
+            keys=tuple(
+                str(k) for k in self._keyring.trusted() if any(map(k.has_made, note.signatures))
+            ),
         )
 
     def prove(self, indexes: Sequence[int], checkpoint: Checkpoint) -> Iterator[list[bytes]]:

@@ -71,6 +71,35 @@ class Keyring:
             self.trust(key.verifier)
         return key
 
+    def next_key(self, name: str) -> SigningKey:
+        """Return the key that is to take the place of the one of this name; made on first use.
+
+        Raises:
+            StoreError, UsageError: as for `signing_key`.
+        """
+        path = self._next_path(name)
+        if not os.path.lexists(path):
+            new_key(path)
+        return load_key(path, name, Algorithm.ED25519)
+
+    def adopt_next(self, name: str) -> None:
+        """Let the next key of this name take the place of the one there is, which is gone then.
+
+        Both stay trusted: what the old one has signed is still true.
+
+        Raises:
+            StoreError: it cannot be done; the next key is still there.
+        """
+        self.trust(self.next_key(name).verifier)
+        try:
+            self._next_path(name).replace(self.path_of(name))
+            sync_folder(self._keys)
+        except OSError as error:
+            raise StoreError(f"the key cannot be replaced: {error}") from error
+
+    def _next_path(self, name: str) -> Path:
+        return self.path_of(name).with_suffix(".next.pem")
+
     def path_of(self, name: str) -> Path:
         """Return where the private key of this name lies."""
         return self._keys / f"{quote(name, safe='')}.pem"
