@@ -21,7 +21,7 @@ _WHAT: Final = "new key"
 
 @dataclass(frozen=True)
 class KeyChange:
-    """A note that the old key has signed: origin, `new key`, and the new verifier key, a line each."""
+    """A note by the old key, a line each: origin, `new key`, and the new verifier key."""
 
     note: Note
 
