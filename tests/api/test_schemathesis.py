@@ -20,11 +20,11 @@ SETTINGS: Final[dict[str, Any]] = {
     "continue-on-failure": True,
     "operations": [
         {
-            "include-path": ["/block", "/blocks"],
+            "include-path": ["/block", "/blocks", "/tile/{path}"],
             # What the document cannot say is checked in `judge`. POST /block: a number past 64
             # bits has no canonical form; a key that was used for another value gives 422. GET
             # /blocks: `since` and `until` are times or ages, which no pattern says exactly. POST
-            # /blocks: not every string is lines of JSON.
+            # /blocks: not every string is lines of JSON. GET /tile: a number has but one form.
             "checks": {"positive_data_acceptance": {"enabled": False}},
         },
         {
@@ -61,7 +61,10 @@ def test_the_server_keeps_to_its_document(serve: Serve, tmp_path: Path) -> None:
     assert not found, "\n".join(found[:5])
     for operation in ("POST /block 201", "POST /block 400", "POST /blocks 201", "GET / 200",
                       "GET /blocks 200", "GET /blocks 400", "GET /blocks/{reference} 404",
-                      "GET /blocks/{reference}/data 200"):  # fmt: skip
+                      "GET /blocks/{reference}/data 200",
+                      "GET /blocks/{reference}/receipt 200", "GET /blocks/{reference}/receipt 404",
+                      "GET /checkpoint 200", "GET /checkpoint 404",
+                      "GET /tile/{path} 200", "GET /tile/{path} 400"):  # fmt: skip
         assert asked[operation] > 2, asked
     with server.client() as client:
         assert client.get("/validate").json()["valid"]
@@ -93,6 +96,8 @@ def judge(recorder: ScenarioRecorder) -> list[str]:
         if asked[-1] == "GET /blocks 400" and is_positive(case):
             detail = json.loads(answer.content)["detail"]
             assert detail.startswith(("since: ", "until: ")), detail
+        if asked[-1] == "GET /tile/{path} 400" and is_positive(case):
+            assert "is not the path of a tile" in json.loads(answer.content)["detail"]
     return asked
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 import httpx
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cairn import Block, Ledger
 from cairn.core.canonical import canonical
 from cairn.core.entry import SALT_BYTES, Entry
-from cairn.core.errors import NoSuchBlockError
+from cairn.core.errors import NoSuchBlockError, ProofError
 from cairn.core.merkle import tree_hash
 from cairn.core.proofs import prove_consistency
 from cairn.core.segment import Segment
@@ -40,9 +41,14 @@ def new_key(name: str, algorithm: Algorithm = Algorithm.ED25519) -> SigningKey:
     return SigningKey(name, algorithm, Ed25519PrivateKey.generate())
 
 
+@cache
+def _history(length: int) -> list[Block]:
+    return chain(*({"step": i} for i in range(1, length)))
+
+
 def history(length: int) -> list[Block]:
     """Return a ledger of so many blocks, always the same."""
-    return chain(*({"step": i} for i in range(1, length)))
+    return _history(1 << (length - 1).bit_length())[:length]
 
 
 class Operator(FakeNode):
@@ -64,6 +70,7 @@ class Operator(FakeNode):
     def show(self, blocks: Sequence[Block]) -> None:
         """Show these blocks from now on."""
         self.ledger = Ledger(MemoryStore(Segment.from_blocks(0, blocks)))
+        self._known = [block.stored_hash for block in blocks]
 
     @property
     def origin(self) -> str:
@@ -86,8 +93,16 @@ class Operator(FakeNode):
         proof = prove_consistency(min(old, len(hashes)), len(hashes), node)
         return witness.add_checkpoint(Request(old, tuple(proof), self.checkpoint()).body)
 
+    def read(self, path: str) -> bytes:
+        """Return the body of the honest answer to a request that is neither counted nor lied to."""
+        found = self._prove(httpx.Request("GET", URL + path[1:]))
+        assert found is not None
+        return found.content
+
     def _hashes(self) -> list[bytes]:
-        return [block.stored_hash for block in self.ledger]
+        hashes = self._known
+        hashes += [block.stored_hash for block in self.ledger[len(hashes) :]]
+        return hashes
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.paths.append(request.url.raw_path.decode())
@@ -101,7 +116,10 @@ class Operator(FakeNode):
                 return problem(404, "no-such-block", detail="not yet")
             return httpx.Response(200, content=str(self.checkpoint()))
         if path.startswith("/tile/"):
-            tile = Tile.parse(path[1:])
+            try:
+                tile = Tile.parse(path[1:])
+            except ProofError:
+                return problem(404, "no-such-tile")
             if not tile.is_of(len(self.ledger)):
                 return problem(404, "no-such-tile")
             return httpx.Response(200, content=self._tile(tile))

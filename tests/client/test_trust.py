@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
+import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -18,9 +22,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from cairn import Block, CairnError, StoreError
+from cairn import Block, CairnError, NoSuchBlockError, OutcomeUnknownError, StoreError
 from cairn.client import BadAnswerError, Client, NodeError, aio, pages, retry, sync, trust
-from cairn.client.events import Follower
 from cairn.core.errors import InconsistentError, ProofError
 from cairn.core.header import Kind
 from cairn.core.merkle import EMPTY_ROOT
@@ -100,7 +103,7 @@ LOOKS: Final[dict[str, Look]] = {
     "from the end": lambda client: client[-2].to_json(),
     "head": lambda client: client.head.to_json(),
     "length": len,
-    "scan": lambda client: shown(client),
+    "scan": lambda client: shown(iter(client)),
     "slice": lambda client: shown(client[3:7]),
     "find": lambda client: shown(filter(None, [client.find(BLOCKS[5].hash)])),
     "search": lambda client: shown(client.search(contains="step")),
@@ -214,7 +217,7 @@ def test_truncated_chain_is_never_shown_to_a_client_that_has_seen_it(
         require_evidence(outcome(look, client), node)
 
 
-BORDERS: Final = (1, 2, 3, 7, 8, 9, 255, 256, 257, 258, 511, 512, 513)
+BORDERS: Final = (1, 2, 3, 8, 255, 256, 257, 512, 513)
 
 
 def test_honest_growth_is_never_taken_for_a_lie(connect: Connect) -> None:
@@ -622,7 +625,14 @@ LIES: Final[dict[str, tuple[Lie, dict[str, type[CairnError]]]]] = {
             instead("/checkpoint", 200, body),
             dict.fromkeys(LOOKS, BadAnswerError),
         )
-        for body in ["", "\n", "<html>", b"\xff", "cairn/0\n12\n", "x\n\n— x AAAAAAA=\n"]
+        for body in [
+            b"",
+            b"\n",
+            b"<html>",
+            b"\xff",
+            b"cairn/0\n12\n",
+            b"x\n\n\xe2\x80\x94 x AAAAAAA=\n",
+        ]
     },
 }
 
@@ -633,9 +643,12 @@ def test_no_lie_is_believed(node: Operator, comeback: Comeback, name: str) -> No
 
     Nor does it ask without end.
     """
+    is_whole = isinstance(comeback(), Client)  # of the other kind, which takes the same steps,
     comeback().checkpoint()
     node.lie, expected = LIES[name]
     for look_name, look in LOOKS.items():
+        if not (is_whole or look_name in expected):  # what must fail is enough
+            continue
         node.paths.clear()
         found = outcome(look, comeback())
         if (kind := expected.get(look_name)) is not None:
@@ -661,10 +674,10 @@ def test_pages_without_blocks_end(
         return httpx.Response(200, json=page)
 
     node.lie = lie
-    for look in (lambda c: list(c.search(contains="step")), lambda c: list(c.scan())):
+    for name in ("search", "scan"):
         node.paths.clear()
         with pytest.raises(BadAnswerError, match="no block on 21 pages"):
-            look(comeback())
+            LOOKS[name](comeback())
         assert 20 < len(node.paths) < 30
 
 
@@ -699,7 +712,7 @@ def test_answers_of_a_garbled_node_are_refused_or_right(node: Operator, comeback
 
     node.lie = garble
     tally = {"honest": 0, "refused": 0}
-    for _ in range(40):
+    for _ in range(25):
         for look_name, look in LOOKS.items():
             node.paths.clear()
             found = outcome(look, comeback())
@@ -710,7 +723,7 @@ def test_answers_of_a_garbled_node_are_refused_or_right(node: Operator, comeback
                 assert is_honest(look_name, found), f"{look_name}: {found!r:.300}"
                 tally["honest"] += 1
             assert len(node.paths) < FEW, node.paths
-    assert min(tally.values()) > 50
+    assert min(tally.values()) > 30
 
 
 # Tiles
@@ -731,21 +744,23 @@ def test_every_tile_is_held_to_what_was_signed(node: Operator, comeback: Comebac
     assert consistency
     assert len(inclusion) >= 2
     refused = 0
-    for path in inclusion:
-        size = len(node.transport.handler(httpx.Request("GET", URL + path[1:])).content)  # type: ignore[union-attr]
-        hashes = size // 32
+    for path in consistency | inclusion:
+        hashes = len(node.read(path)) // 32
         for at in sorted({*range(0, hashes, 23), *range(min(hashes, 20)), hashes - 1}):
-            refused += _with_tile(
-                node, comeback, path, lambda b, i=at: b[: 32 * i] + bytes(32) + b[32 * i + 32 :]
-            )  # type: ignore[misc]
-        for damage in (
-            lambda b: b[:-1],
-            lambda b: b[:-32],
-            lambda b: b + bytes(32),
-            lambda _: bytes(),
-        ):
+            refused += _with_tile(node, comeback, path, lambda body: _without(body, at))  # noqa: B023
+        damages: list[Callable[[bytes], bytes]] = [
+            lambda body: body[:-1],
+            lambda body: body[:-32],
+            lambda body: body + bytes(32),
+            lambda _: b"",
+        ]
+        for damage in damages if path in inclusion else []:
             assert _with_tile(node, comeback, path, damage)
     assert refused > 10
+
+
+def _without(tile: bytes, at: int) -> bytes:
+    return tile[: 32 * at] + bytes(32) + tile[32 * at + 32 :]
 
 
 def _with_tile(
@@ -903,7 +918,8 @@ def test_larger_checkpoint_of_what_is_not_there_is_refused(
 def test_block_past_what_is_signed_is_not_shown(node: Operator, comeback: Comeback) -> None:
     """A node that signs nothing new shows nothing new."""
     comeback().checkpoint()
-    node.lie = checkpoints(lambda _, note=str(node.checkpoint()): note)  # type: ignore[misc]
+    signed_once = str(node.checkpoint())
+    node.lie = checkpoints(lambda _: signed_once)
     node.show(history(15))
     client = comeback()
     with pytest.raises(BadAnswerError, match="a checkpoint of 12 blocks only"):
@@ -1085,21 +1101,362 @@ def test_policy_that_cannot_be_is_refused_at_once(comeback: Comeback, options: A
 # What was acknowledged
 
 
-def test_acknowledged_append_that_is_forgotten_is_found(node: Operator, comeback: Comeback) -> None:
-    for record in (
-        lambda client: client.append("mine"),
-        lambda client: client.append_all(["mine", "mine, too"]),
-        lambda client: client.extend(["mine", "mine, too"]),
-    ):
-        node.show(BLOCKS)
-        client = comeback()
-        record(client)
-        node.show(BLOCKS)  # as if nothing had been recorded
-        with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
-            client.checkpoint()
-        node.show(history(LENGTH + 2))  # others were
-        with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
-            client.head  # noqa: B018
-        with pytest.raises(InconsistentError) as error:
-            client.checkpoint()
-        assert "was acknowledged with the hash" in Path(error.value.evidence).read_text()
+RECORDS: Final[dict[str, Look]] = {
+    "append": lambda client: client.append("mine"),
+    "append_all": lambda client: client.append_all(["mine", "mine, too"]),
+    "extend": lambda client: client.extend(["mine", "mine, too"]),
+}
+
+
+@pytest.mark.parametrize("how", RECORDS)
+def test_acknowledged_append_that_is_forgotten_is_found(
+    node: Operator, comeback: Comeback, how: str
+) -> None:
+    client = comeback()
+    RECORDS[how](client)
+    node.show(BLOCKS)  # as if nothing had been recorded
+    with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
+        client.checkpoint()
+    node.show(history(LENGTH + 2))  # and others were
+    for name in ("head", "checkpoint"):
+        with pytest.raises(InconsistentError, match="was acknowledged, and is not in the") as error:
+            LOOKS[name](client)
+    assert "was acknowledged with the hash" in Path(error.value.evidence).read_text()
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_client_that_only_appends_finds_that_nothing_is_signed(
+    node: Operator, comeback: Comeback, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that shows the same checkpoint for ever is consistent with itself."""
+    monkeypatch.setattr(trust, "LOOK_APPENDS", 3)
+    signed_once = str(node.checkpoint())
+    node.lie = checkpoints(lambda _: signed_once)
+    client = comeback()
+    RECORDS[name](client)
+    RECORDS[name](client)
+    with pytest.raises(InconsistentError) as error:
+        RECORDS[name](client)
+    assert [note for note in error.value.__notes__ if "was acknowledged" in note]
+
+
+def test_client_that_only_appends_looks_after_a_while(
+    node: Operator, comeback: Comeback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = comeback()
+    client.append("forgotten")
+    node.show(BLOCKS)
+    monkeypatch.setattr(trust, "LOOK_SECONDS", -1.0)
+    with pytest.raises(InconsistentError, match="was acknowledged twice, as two blocks"):
+        client.append("in its place")
+    node.show(history(LENGTH + 9))
+    with pytest.raises(InconsistentError, match="was acknowledged, and is not in the ledger"):
+        client.append("later")
+
+
+def test_appends_that_are_there_are_found_and_let_go(
+    node: Operator, comeback: Comeback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "LOOK_APPENDS", 4)
+    client = comeback()
+    for i in range(10):
+        client.append(i)
+        client.append_all([i, i])
+        client.append("the same", key="k")  # which is acknowledged once more
+        node.paths.clear()
+    client.checkpoint()
+    node.paths.clear()
+    client.checkpoint()
+    assert node.paths == ["/checkpoint"]  # nothing is due
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        instead("/checkpoint", 503, ""),
+        instead("/checkpoint", 500, ""),
+        instead("/checkpoint", 403, ""),
+    ],
+)
+def test_appends_go_on_where_there_is_no_checkpoint_just_now(
+    node: Operator, comeback: Comeback, lie: Lie, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are they held up: a look is one try, and the next is not sooner."""
+    monkeypatch.setattr(trust, "LOOK_APPENDS", 4)
+    monkeypatch.setattr(trust, "ACKNOWLEDGED", 6)
+    node.lie = lie
+    client = comeback(patience=30)
+    began = time.monotonic()
+    for i in range(12):
+        client.append(i)
+    assert time.monotonic() - began < 5
+    assert node.paths.count("/checkpoint?covering=16") == 1
+    assert len([path for path in node.paths if path.startswith("/checkpoint")]) == 3
+    node.lie = lambda _, answer: answer
+    node.show([*node.ledger][:-1])
+    assert isinstance(outcome(lambda c: c.checkpoint(), client), InconsistentError)
+
+
+def test_older_block_is_no_acknowledgement_of_a_new_append(
+    node: Operator, comeback: Comeback
+) -> None:
+    """Of the same value, or of anything: a node that records nothing would be found much later."""
+    client = comeback()
+    for i in (5, 11):
+        client.checkpoint()
+        again: dict[str, tuple[Any, Look]] = {
+            "/block": (view(BLOCKS[i]), lambda c, i=i: c.append({"step": i})),  # type: ignore[misc]
+            "/blocks": (
+                {"count": 1, "first": i, "last": i, "hash": BLOCKS[i].hash},
+                lambda c, i=i: c.append_all([{"step": i}]),  # type: ignore[misc]
+            ),
+        }
+        for path, (answer, look) in again.items():
+            node.lie = lambda r, a, p=path, v=answer: (  # type: ignore[misc]
+                httpx.Response(201, json=v) if (r.method, r.url.path) == ("POST", p) else a
+            )
+            assert isinstance(outcome(look, client), OutcomeUnknownError)
+    node.lie = lambda _, answer: answer
+    assert client.append({"step": 5}, key="k") == client.append({"step": 5}, key="k")
+
+
+@pytest.mark.parametrize("value", [None, 5, "00", "0" * 63 + "g", "A" * 64])
+def test_batch_that_is_acknowledged_without_its_last_hash_is_not(
+    node: Operator, comeback: Comeback, value: object
+) -> None:
+    node.lie = lambda r, a: with_json(a, member("hash", value)) if r.method == "POST" else a
+    assert isinstance(outcome(lambda c: c.append_all([1]), comeback()), OutcomeUnknownError)
+
+
+# What is remembered
+
+
+def size_in(home: Path, origin: str) -> int:
+    note = Keyring(home).seen.last(origin)
+    return Checkpoint.parse(Note.parse(note).text).size if note else 0
+
+
+def test_client_that_others_are_faster_than_accuses_nobody(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    """Each time that it has read a checkpoint, another process has remembered a newer one."""
+    node.show(BLOCKS[:2])
+    others = Operator(BLOCKS[:2], node.key)
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path == "/checkpoint" and len(node.ledger) < LENGTH:
+            others.show(BLOCKS[: len(node.ledger) + 1])
+            with Client(URL, transport=others.transport, keyring=Keyring(home)) as other:
+                other.checkpoint()
+            node.show(BLOCKS[: len(node.ledger) + 1])
+        return answer
+
+    node.lie = lie
+    client = comeback()
+    sizes = []
+    for _ in range(8):
+        found = client.checkpoint().checkpoint.size
+        sizes.append(found)
+        assert size_in(home, node.origin) >= found
+    assert sizes == sorted(sizes)
+
+
+def test_fork_that_another_process_sees_meanwhile_is_found(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    others = Operator(rewritten(history(15), 4), node.key)
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path == "/checkpoint" and not size_in(home, node.origin):
+            with Client(URL, transport=others.transport, keyring=Keyring(home)) as other:
+                other.checkpoint()
+        return answer
+
+    node.lie = lie
+    require_evidence(outcome(LOOKS["checkpoint"], comeback()), node)
+    node.show(history(20))
+    require_evidence(outcome(LOOKS["checkpoint"], comeback()), node)
+
+
+def test_receipt_under_a_checkpoint_of_another_history_is_found(
+    node: Operator, comeback: Comeback
+) -> None:
+    """Also where it is newer than what this client holds, and older than what is remembered."""
+    client = comeback()
+    node.show(BLOCKS[:8])
+    client.checkpoint()
+    node.show(BLOCKS)
+    comeback().checkpoint()
+    fork = Operator(rewritten(BLOCKS[:10], 4), node.key)
+    for size in (6, 8, 10):
+        fork.show(rewritten(BLOCKS[:size], 4))
+        node.lie = lambda r, a: fork.transport.handler(r) if "receipt" in str(r.url) else a  # type: ignore[assignment,return-value]
+        require_evidence(outcome(lambda c: c.receipt(5), client), node)
+        require_evidence(outcome(lambda c: c.receipt(5), comeback()), node)
+
+
+def test_older_receipt_is_as_good_as_a_new_one(node: Operator, comeback: Comeback) -> None:
+    old = Operator(BLOCKS[:7], node.key)
+    node.lie = lambda r, a: old.transport.handler(r) if "receipt" in str(r.url) else a  # type: ignore[assignment,return-value]
+    for client in (comeback(), comeback()):
+        assert client.receipt(5).entry.value == {"step": 5}
+        assert isinstance(outcome(lambda c: c.receipt(9), client), BadAnswerError)
+
+
+def test_receipt_that_is_asked_for_and_cannot_be_is_no_lie(comeback: Comeback) -> None:
+    with pytest.raises(NoSuchBlockError):
+        comeback().receipt(99)
+    with pytest.raises(NoSuchBlockError):
+        comeback().receipt(5, 1)
+
+
+@pytest.mark.parametrize("name", ["seen.sqlite", "nodes.sqlite"])
+@pytest.mark.parametrize("damage", ["garbage", "a folder", "another value"])
+def test_nothing_is_shown_where_memory_is_damaged(
+    node: Operator, comeback: Comeback, home: Path, name: str, damage: str
+) -> None:
+    comeback().checkpoint()
+    path = home / name
+    if damage == "another value":
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE checkpoints SET note = 'x'")
+    else:
+        path.unlink()
+        path.mkdir() if damage == "a folder" else path.write_text("garbage" * 1000)
+    for look in LOOKS.values():
+        error = outcome(look, comeback())
+        is_other = (name, damage) == ("nodes.sqlite", "another value")
+        assert isinstance(error, InconsistentError if is_other else StoreError), error
+
+
+def test_nothing_is_shown_where_nothing_can_be_remembered(
+    comeback: Comeback, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for look in LOOKS.values():
+        assert isinstance(outcome(look, comeback(keyring=Keyring(tmp_path / "file"))), StoreError)
+
+
+def test_contradiction_is_told_also_where_evidence_cannot_be_written(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    comeback().checkpoint()
+    (home / "evidence").touch()
+    node.show(rewritten(BLOCKS, 3))
+    error = outcome(LOOKS["block"], comeback())
+    assert isinstance(error, InconsistentError)
+    assert "the evidence is in nowhere: " in str(error)
+    Policy((node.key.verifier,)).open(error.found)
+
+
+def test_same_contradiction_is_written_down_once(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
+    client = comeback()
+    client.checkpoint()
+    node.show(rewritten(BLOCKS, 3))
+    errors = [outcome(LOOKS["checkpoint"], client) for _ in range(5)]
+    assert len({error.evidence for error in errors}) == len([*(home / "evidence").iterdir()]) == 1
+
+
+def test_threads_of_one_client_agree(
+    node: Operator, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "KEPT_TILES", 2)
+    monkeypatch.setattr(trust, "LOOK_APPENDS", 5)
+    failures: list[BaseException] = []
+
+    def work(client: Client, number: int) -> None:
+        chance, last = random.Random(number), 0
+        try:
+            for i in range(30):
+                block = client.append([number, i])
+                assert client[block.index] == block
+                size = client.checkpoint().checkpoint.size
+                assert size >= max(last, block.index + 1)
+                last = size
+                at = chance.randrange(last)
+                assert client[at] == node.ledger[at]
+        except BaseException as error:
+            failures.append(error)
+
+    with Client(URL, transport=node.transport, keyring=Keyring(home)) as client:
+        threads = [threading.Thread(target=work, args=(client, n)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failures, failures
+        assert client.checkpoint().checkpoint.size == LENGTH + 4 * 30
+
+
+def test_processes_of_one_user_never_disagree(real_node: RealNode, home: Path) -> None:
+    """Eight, that append and read at once. What is remembered never gets smaller."""
+
+    def work() -> None:
+        with Client(real_node.url, keyring=Keyring(home)) as client:
+            last = 0
+            for i in range(6):
+                block = client.append([os.getpid(), i])
+                assert client[block.index] == block
+                checkpoint = client.checkpoint().checkpoint
+                remembered = size_in(home, checkpoint.origin)
+                assert remembered >= checkpoint.size > block.index
+                assert remembered >= last
+                last = remembered
+
+    at_once(8, 1, work)
+
+
+# What it costs
+
+
+def test_what_a_client_asks_for(node: Operator, comeback: Comeback) -> None:
+    """Requests, beside those for the blocks: one for a checkpoint, and tiles."""
+    blocks = history(3000)
+    node.show(blocks)
+    comeback().checkpoint()
+
+    def asked(look: Look, client: Client) -> list[str]:
+        node.paths.clear()
+        look(client)
+        return node.paths.copy()
+
+    client = comeback()
+    assert asked(lambda c: c[700], client) == [
+        "/checkpoint",
+        "/blocks/700",
+        "/tile/1/000.p/11",
+        "/tile/0/011.p/184",
+        "/tile/0/002",
+    ]
+    assert asked(lambda c: c[701], client) == ["/blocks/701"]
+    assert asked(lambda c: c[9], client) == ["/blocks/9", "/tile/0/000"]
+    scanned = asked(lambda c: list(c.scan()), client)
+    assert len([path for path in scanned if path.startswith("/?")]) == 3
+    assert len(scanned) <= 3 + 4
+    assert len(asked(lambda c: following(c, 0, 300), client)) <= 1 + 2
+    node.show([*blocks, *history(3001)[3000:]])
+    assert asked(lambda c: c[3000], client)[:2] == ["/blocks/3000", "/checkpoint?covering=3001"]
+    assert len(asked(lambda c: c[2999], client)) <= 1
+    assert asked(lambda c: c.checkpoint(), client) == ["/checkpoint"]
+
+
+def test_each_new_block_that_is_followed_takes_a_checkpoint_and_few_tiles(
+    node: Operator, comeback: Comeback
+) -> None:
+    node.show(history(300))
+
+    def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+        if request.url.path == "/events":
+            node.show(history(310))
+            events = [event(block) for block in node.ledger[300:]]
+            return httpx.Response(200, headers=EVENTS, stream=Stream(events))
+        return answer
+
+    client = comeback()
+    client.checkpoint()
+    node.lie = lie
+    node.paths.clear()
+    assert [b.index for b in following(client, 300, 10)] == list(range(300, 310))
+    assert len(node.paths) <= 6  # the first asks for what covers it, and the rest with it

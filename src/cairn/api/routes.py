@@ -527,7 +527,12 @@ _READING: Final = [
                 "path",
                 "path",
                 "Level and number, as in `0/x001/234` or `entries/000.p/7`.",
-                {"type": "string", "pattern": "^(entries|[0-9]{1,2})/", "maxLength": 64},
+                {
+                    "type": "string",
+                    "pattern": r"^(entries|[0-9]{1,2})/(x[0-9]{3}/)*[0-9]{3}(\.p/[0-9]{1,3})?$",
+                    "maxLength": 64,
+                    "examples": ["0/000.p/1", "entries/000.p/1"],
+                },
                 _tile,
             )
         ],

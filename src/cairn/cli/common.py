@@ -22,6 +22,7 @@ from cairn.core.errors import (
 from cairn.core.rules import InvalidChainError
 from cairn.ledger import Ledger
 from cairn.proof.note import VerifierKey
+from cairn.store.directory import occupied
 
 NOT_VALID: Final = 1
 """Exit code: the ledger, or what was imported, is not valid or is damaged."""
@@ -106,8 +107,8 @@ def open_to_prove(directory: Path) -> Ledger:
     Raises:
         NotFoundError: nothing is there.
     """
-    if directory.exists():
-        with suppress(LockedError, StoreError):
+    if occupied(directory):  # else it would be made
+        with suppress(LockedError, StoreError, PermissionError):
             return Ledger.open(directory)
     return Ledger.open(directory, read_only=True)
 

@@ -125,10 +125,11 @@ def _blocks(lines: BinaryIO) -> Iterator[Block]:
     """
     encode = Encoder(Limits(size=MAX_U32, depth=MAX_DEPTH)).value
     for number, line in enumerate(lines, start=1):
-        try:
-            yield Block.from_view(parse(line), encode=encode)
-        except (EntryError, FormatError) as error:
-            raise ProofError(f"line {number} of {lines.name}: {error}") from None
+        if line.strip():
+            try:
+                yield Block.from_view(parse(line), encode=encode)
+            except (EntryError, FormatError) as error:
+                raise ProofError(f"line {number} of the data: {error}") from None
 
 
 def _facts(proved: Proved) -> dict[str, object]:

@@ -109,19 +109,21 @@ class Checkpoints:
             self._urgent.set()
             self._wanted.set()
             try:
-                await asyncio.wait_for(changed.wait(), until - time.monotonic())
+                async with asyncio.timeout(until - time.monotonic()):
+                    await changed.wait()
             except TimeoutError:
                 raise NotSignedError("the checkpoint takes longer: ask again") from None
         return self._note
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for: before Python 3.12, it can lose the cancelling that `stop` asks for.
             with suppress(TimeoutError):  # who has not cosigned is asked again
-                await asyncio.wait_for(
-                    self._wanted.wait(), RETRY_SECONDS if self._refusing else None
-                )
+                async with asyncio.timeout(RETRY_SECONDS if self._refusing else None):
+                    await self._wanted.wait()
             with suppress(TimeoutError):  # unless somebody waits, let more blocks come first
-                await asyncio.wait_for(self._urgent.wait(), SECONDS if self._note else 0)
+                async with asyncio.timeout(SECONDS if self._note else 0):
+                    await self._urgent.wait()
             self._wanted.clear()
             self._urgent.clear()
             try:
