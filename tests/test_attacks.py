@@ -273,7 +273,6 @@ def test_fork_is_cosigned_for_one_of_two_clients_at_most(world: World) -> None:
 ATTACKS: Final = {
     "rewritten": rewrite(3),
     "truncated": truncate(7),
-    "cut and grown anew": regrow(9),
 }
 
 

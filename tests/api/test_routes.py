@@ -244,7 +244,7 @@ def test_an_erased_block_has_its_id_and_no_data(tmp_path: Path) -> None:
             assert (view["data"], view["salt"]) == ({"erased": view["data_root"]}, None)
             assert view["hash"] == block.hash
             answer = client.get(f"/blocks/{reference}/data")
-            assert problem(answer, 410, "erased")["detail"] == "block 1 is erased"
+            assert problem(answer, 410, "erased")["detail"] == "the entry of block 1 was erased"
         assert client.get("/blocks/2/data").content == b'"kept"'
         assert client.get("/").json()["chain"][1] == view
         assert client.get("/blocks", params={"contains": "alice"}).json()["blocks"] == []

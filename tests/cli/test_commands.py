@@ -239,7 +239,7 @@ def test_validate_gives_its_verdict_where_it_cannot_note_it(directory: Path) -> 
     (directory / "validated.json").mkdir()
     result = run("validate", "--incremental")
     assert (result.returncode, result.stdout[:16]) == (0, "valid: 2 blocks,")
-    assert "RuntimeWarning: the mark cannot be written: " in result.stderr
+    assert "RuntimeWarning: validated.json cannot be written: " in result.stderr
 
 
 def test_validate_finds_json_that_is_not_canonical(directory: Path) -> None:
@@ -477,7 +477,7 @@ def test_erase_removes_an_entry_and_says_what_is_out_of_reach(directory: Path) -
     shown = json.loads(cairn("show", "1").output)
     assert (shown["data"], shown["salt"]) == ({"erased": shown["data_root"]}, None)
     assert json.loads(cairn("show", "3").output)["data"]["reason"] == "asked for"
-    assert cairn("validate").output.rstrip().endswith(" blocks/s), 1 erased")
+    assert cairn("validate").output.rstrip().endswith(" blocks/s), 1 erased; chained")
     assert json.loads(cairn("validate", "--json", "--canonical").output)["erased"] == 1
     assert "alice" not in cairn("log").output + cairn("export").output
     assert not any(b"alice" in path.read_bytes() for path in directory.rglob("*"))

@@ -91,8 +91,9 @@ class FakeNode:
             return httpx.Response(200, content=str(notary.published()))
         if path.startswith("/tile/"):
             tile = Tile.parse(path[1:])
-            assert tile.is_of(Checkpoint.parse(notary.published().text).size), path
-            return httpx.Response(200, content=notary.tile(tile))
+            checkpoint = Checkpoint.parse(notary.published().text)
+            assert tile.is_of(checkpoint.size), path
+            return httpx.Response(200, content=notary.tile(tile, checkpoint))
         if path.endswith("/receipt"):
             index, entry = int(path.split("/")[2]), int(query.get("entry", "0"))
             return httpx.Response(200, content=self.ledger.receipt(index, entry).to_json())

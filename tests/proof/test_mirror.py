@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pytest
 
 from cairn.core.block import Block
+from cairn.core.entry import Entry
+from cairn.core.erasure import Erasure
 from cairn.core.errors import ProofError
-from cairn.core.header import Header
+from cairn.core.header import Header, Kind
 from cairn.core.rules import InvalidChainError
 from cairn.proof.checkpoint import Policy, SignedCheckpoint
 from cairn.proof.mirror import check_mirror
 from cairn.proof.note import UnknownSignerError, VerifierKey
-from tests.builders import chain
+from tests.builders import block, chain
 from tests.core.reference import leaf, put, tree
 from tests.interop import reference
 from tests.interop.reference import Signer
@@ -33,10 +36,14 @@ Files = dict[str, bytes]
 def check(
     files: Files, blocks: Iterable[Block] | None = None, policy: Policy = POLICY
 ) -> SignedCheckpoint:
-    def read(path: str) -> bytes:
+    asked: set[str] = set()
+
+    def read(path: str, most: int) -> bytes:
+        assert path not in asked, f"{path} is read twice: it may be another then"
+        asked.add(path)
         if path not in files:
             raise ProofError(f"the mirror has no {path}")
-        return files[path]
+        return files[path][: most + 1]
 
     return check_mirror(read, policy, blocks)
 
@@ -196,3 +203,41 @@ def test_any_104_bytes_are_a_header_and_none_crashes_the_check() -> None:
         header = choose.randbytes(104)
         Header.unpack(header)
         refused(relogged([*HEADERS[:3], header]))
+
+
+def erased(block: Block) -> Block:
+    """Return the block as it is when its value was removed."""
+    entry = block.entries[0].to_bytes()
+    return replace(block, entries=(Entry.from_bytes(bytes(len(entry))),))
+
+
+def test_value_that_was_removed_without_a_record_is_missed() -> None:
+    blocks = [erased(block) if block.index == 7 else block for block in BLOCKS[:SIZE]]
+    assert "block 7 was removed" in refused(FILES, blocks=blocks)
+
+
+@pytest.mark.parametrize(("said", "at"), [(7, 7), (8, 7), (7, 20)])
+def test_value_that_was_removed_needs_a_record_of_it_and_after_it(said: int, at: int) -> None:
+    """The record is block 12."""
+    data_root = BLOCKS[7].header.data_root
+    values = [*range(11), "record", *range(12, 30)]
+    blocks = chain(*values)
+    record = Erasure(said, blocks[said].header.data_root, "because").to_value()
+    salt = iter([bytes(16)])
+    made = block(Kind.RECORD, [record], blocks[11], salt)
+    rest = [made]
+    for after in blocks[13:]:
+        entry = after.entries[0]
+        header = replace(after.header, previous_hash=rest[-1].stored_hash)
+        rest.append(Block(header, header.hash, (entry,)))
+    blocks = [*blocks[:12], *rest]
+    assert data_root == blocks[7].header.data_root
+    signer = Signer.of(f"cairn/{blocks[0].hash}")
+    policy = Policy((VerifierKey.parse(signer.vkey),))
+    files = relogged([each.header.pack() for each in blocks], signer)
+    given = [erased(each) if each.index == at else each for each in blocks]
+    if (said, at) == (7, 7):
+        check(files, given, policy)
+    else:
+        with pytest.raises(ProofError, match=f"block {at} was removed"):
+            check(files, given, policy)

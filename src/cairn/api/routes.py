@@ -235,7 +235,7 @@ async def read_tile(service: Service, _request: Request, *, path: Tile) -> Respo
     if not path.is_of(checkpoint.size):
         detail = f"there is no {path.path} in a tree of {checkpoint.size}"
         raise ProblemError(HTTPStatus.NOT_FOUND, "no-such-tile", detail)
-    data = await service.node.read(lambda: service.node.ledger.notary.tile(path))
+    data = await service.node.read(lambda: service.node.ledger.notary.tile(path, checkpoint))
     return Response(data, media_type=BYTES, headers={"Cache-Control": FOR_GOOD})
 
 

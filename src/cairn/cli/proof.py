@@ -11,6 +11,7 @@ from typing import BinaryIO
 import click
 
 from cairn.cli.common import VKEY, Failed, ledger_option, open_to_prove
+from cairn.cli.write import MAX_LINE
 from cairn.core.block import Block, rfc3339
 from cairn.core.canonical import parse
 from cairn.core.errors import EntryError, FormatError, ProofError
@@ -108,9 +109,12 @@ def verify(
 
 
 def _check_mirror(folder: Path, policy: Policy, data: BinaryIO | None) -> SignedCheckpoint:
-    def read(path: str) -> bytes:
+    def read(path: str, most: int) -> bytes:
         try:
-            return (folder / path).read_bytes()
+            if not (folder / path).is_file():
+                raise ProofError(f"the mirror has no {path}")
+            with (folder / path).open("rb") as file:
+                return file.read(most + 1)
         except OSError as error:
             raise ProofError(f"the mirror has no {path}: {error}") from error
 
@@ -124,7 +128,9 @@ def _blocks(lines: BinaryIO) -> Iterator[Block]:
         ProofError: a line is no block's.
     """
     encode = Encoder(Limits(size=MAX_U32, depth=MAX_DEPTH)).value
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), b""), start=1):
+        if len(line) > MAX_LINE:
+            raise ProofError(f"line {number} of the data is longer than {MAX_LINE} bytes")
         if line.strip():
             try:
                 yield Block.from_view(parse(line), encode=encode)

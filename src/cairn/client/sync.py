@@ -40,19 +40,21 @@ class Client:
     Nothing that the node says of the ledger is believed. Every block that is returned keeps the
     rules and is in the tree of a checkpoint that is signed by a trusted key, and consistent with
     all that this user was shown before. An append returns before it is signed; it is held to a
-    later checkpoint. What cannot be checked: that a search has found everything, what `validate`
-    reports, and that the last block is the last.
+    later checkpoint. What cannot be checked: that a search has found everything, and nothing else;
+    what `validate` reports; and that the last block is the last.
 
     What any of the methods may raise, beside what it names:
         UnreachableError: there was no answer until patience was up.
         NotPermittedError: the token is missing or wrong, or the node goes by another name.
         DamagedError: the node cannot read what it stores.
-        NodeError: it refuses for another reason; a `BadAnswerError` where it seems to be no node.
+        NodeError: it refuses for another reason; a `BadAnswerError` where it seems to be no node, or
+            does not show what it has signed.
         InvalidChainError: it shows a block that breaks a rule.
         InconsistentError: it shows another history than before, or than it has signed. The error
             holds both statements, and they are kept on disk.
         UntrustedSignerError: the checkpoint is signed by another key than a trusted one.
         ProofError: its signatures are wrong, or fewer witnesses have cosigned than are asked for.
+        StoreError: what this user remembers cannot be read or written.
     """
 
     def __init__(

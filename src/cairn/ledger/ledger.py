@@ -421,7 +421,8 @@ class Ledger:
 
         Raises:
             NoSuchBlockError: `start` is past the end.
-            StoreError: a worker cannot read what can be read here, or the workers are gone.
+            StoreError: a worker cannot read what can be read here, the workers are gone, or what is
+                remembered cannot be read.
             UsageError: `start` and `incremental` do not go together; or there is no such hasher.
         """
         if start and incremental:
@@ -544,8 +545,9 @@ class Ledger:
         for note in remembered:
             with suppress(DamagedError):  # which is in the report
                 if broken := self.notary.contradiction(note):
-                    size = Checkpoint.parse(note.text).size
-                    at = min(size - 1, len(self))
+                    checkpoint = Checkpoint.parse(note.text)
+                    is_ours = checkpoint.origin == self.notary.origin
+                    at = min(checkpoint.size - 1, len(self)) if is_ours else 0
                     found.append(failure(at, "checkpoint", broken))
                     with suppress(StoreError):
                         self.notary.inconsistent(note, broken)

@@ -37,7 +37,7 @@ def write_mirror(
             path = folder / tile.path
             if tile.width == WIDTH and path.exists() and path.stat().st_size == tile.nbytes:
                 continue
-            _write(path, ledger.notary.tile(tile))
+            _write(path, ledger.notary.tile(tile, checkpoint))
             progress(min(tile.leaves[1], checkpoint.size), checkpoint.size)
         _write(folder / "checkpoint", str(note).encode())
     except OSError as error:

@@ -30,7 +30,7 @@ from cairn.core.errors import (
 from cairn.core.genesis import Limits
 from cairn.core.hasher import Hasher
 from cairn.core.merkle import EMPTY_ROOT, HASH_BYTES, node_hash, tree_hash
-from cairn.core.proofs import Nodes, check_inclusion, prove_inclusion, root
+from cairn.core.proofs import Nodes, check_consistency, check_inclusion, prove_inclusion, root
 from cairn.core.rules import Broken, InvalidChainError
 from cairn.core.tree import HEIGHT
 from cairn.ledger.tree import BULK_PROOFS, Tree
@@ -40,7 +40,7 @@ from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note
 from cairn.proof.receipt import Receipt
-from cairn.proof.tiles import ENTRIES, Tile, bundle_of
+from cairn.proof.tiles import ENTRIES, Tile, bundle_of, nodes_of, tile_with
 from cairn.store.interface import Store
 
 T = TypeVar("T")
@@ -75,29 +75,38 @@ class Notary:
         key = self._keyring.signing_key(self.origin)
         for _ in range(TRIES):
             before = self._keyring.signed.last(self.origin)
-            signed = Note.parse(before) if before else None
-            length = self._validated(signed)
-            text = Checkpoint(self.origin, length, self._extended(signed, length)).text
+            known = self._require_consistent()
+            length = self._validated(known.size if known else 0)
+            text = Checkpoint(self.origin, length, self._extended(known, length)).text
             note = Note(text, (key.sign(text),))
-            if note == signed or self._keyring.signed.replace(self.origin, before, str(note)):
+            if str(note) == before or self._keyring.signed.replace(self.origin, before, str(note)):
                 return note
         raise UsageError(f"another process keeps signing for {self.origin}")
 
-    def _validated(self, signed: Note | None) -> int:
-        """Return the length of the ledger, whose blocks since `signed` keep all rules."""
-        start = 0
-        if signed is not None:
-            start = Checkpoint.parse(signed.text).size
-            if broken := self.contradiction(signed):
-                raise self.inconsistent(signed, broken)
+    def _require_consistent(self) -> Checkpoint | None:
+        """Return the longest of the checkpoints that are remembered, none of which is contradicted.
+
+        Not only what was signed here: that memory may be gone.
+        """
+        longest: Checkpoint | None = None
+        for note in self.remembered():
+            if broken := self.contradiction(note):
+                raise self.inconsistent(note, broken)
+            checkpoint = Checkpoint.parse(note.text)
+            if longest is None or checkpoint.size > longest.size:
+                longest = checkpoint
+        return longest
+
+    def _validated(self, start: int) -> int:
+        """Return the length of the ledger, whose blocks from `start` on keep all rules."""
         task = Task(self._limits)
         report, end = validate_store(self._store, task, executor=_Reading(), start=start)
         if report.failure is not None:
             raise InvalidChainError(report.failure)
         return end.length
 
-    def _extended(self, signed: Note | None, length: int) -> bytes:
-        """Return the root of `length` blocks, made of what was signed and the blocks since alone.
+    def _extended(self, known: Checkpoint | None, length: int) -> bytes:
+        """Return the root of `length` blocks, made of what is known and the blocks since alone.
 
         What is kept of the tree may be wrong, and would make a fork of it: of that, only what leads
         to the root that was signed is used.
@@ -105,7 +114,7 @@ class Notary:
         Raises:
             DamagedError: nothing does.
         """
-        old = Checkpoint.parse(signed.text) if signed else Checkpoint(self.origin, 0, EMPTY_ROOT)
+        old = known or Checkpoint(self.origin, 0, EMPTY_ROOT)
         for tree in self._trees():
             node = self._nodes(tree, old.size)
             if root(old.size, node) == old.root:
@@ -137,6 +146,9 @@ class Notary:
     def contradiction(self, note: Note) -> Broken | None:
         """Return how the stored chain is not the one of which a checkpoint speaks, or None."""
         checkpoint, length = Checkpoint.parse(note.text), self._store.head().length
+        if checkpoint.origin != self.origin:
+            meaning = "the published checkpoint was signed for another ledger than this one"
+            return Broken(checkpoint.origin, self.origin, meaning)
         if checkpoint.size > length:
             meaning = "the ledger was cut since a remembered checkpoint, or is an older copy"
             return Broken(checkpoint.size, length, meaning)
@@ -174,13 +186,23 @@ class Notary:
     def remembered(self) -> list[Note]:
         """Return the checkpoints that this user knows of: signed, shown by nodes, or published.
 
-        A published one counts where a trusted key has signed it.
+        A published one counts where a key has signed it that is trusted for what it says it is of.
+
+        Raises:
+            StoreError: a memory cannot be read, or was damaged.
         """
         texts = [memory.last(self.origin) for memory in (self._keyring.signed, self._keyring.seen)]
-        notes = [Note.parse(text) for text in texts if text]
-        with suppress(NotFoundError, ProofError):
-            notes.append(self.policy().open(self.published()).note)
-        return notes
+        try:
+            notes = [Note.parse(text) for text in texts if text]
+            for note in notes:
+                Checkpoint.parse(note.text)
+        except ProofError as error:
+            raise StoreError(f"what is remembered of {self.origin} was damaged: {error}") from error
+        with suppress(ProofError):
+            note = Note.parse(self._store.checkpoint() or b"")
+            keys = self._keyring.trusted(Checkpoint.parse(note.text).origin)
+            notes.append(Policy(tuple(k for k in keys if not k.is_witness)).open(note).note)
+        return list({note.text: note for note in notes}.values())
 
     def published(self) -> Note:
         """Return the checkpoint that was published last; its signatures are not checked.
@@ -262,19 +284,39 @@ class Notary:
                 raise DamagedError("what is stored is not what was signed: validate the ledger")
             yield from found
 
-    def tile(self, tile: Tile) -> bytes:
-        """Return a tile or bundle of the tree, as C2SP tlog-tiles serves it.
+    def prove_consistency(self, old: int, checkpoint: Checkpoint) -> list[bytes]:
+        """Return the proof that `checkpoint` begins with the tree of the first `old` blocks.
 
         Raises:
-            DamagedError: blocks below it are missing.
+            ProofError: it has less.
+            DamagedError: what is stored is not what was signed.
+        """
+        for tree in self._trees():
+            proof = tree.prove_consistency(old, checkpoint.size)
+            with suppress(ProofError):
+                before = tree.root(old)
+                check_consistency(proof, old, checkpoint.size, before, checkpoint.root)
+                return proof
+        raise DamagedError("what is stored is not what was signed: validate the ledger")
+
+    def tile(self, tile: Tile, checkpoint: Checkpoint) -> bytes:
+        """Return a tile or bundle of the tree of `checkpoint`, as C2SP tlog-tiles serves it.
+
+        Raises:
+            DamagedError: blocks below it are missing, or are not what was signed.
         """
         stop = tile.start + tile.width
-        if tile.level != ENTRIES:
-            return self.tree.row(tile.level, tile.start, stop).tobytes()
-        headers = [segment.headers for segment in self._store.scan(tile.start, stop)]
-        if sum(map(len, headers)) != tile.width:
-            raise DamagedError(f"blocks from {tile.start} to {stop} are missing")
-        return bundle_of(np.concatenate(headers))
+        if tile.level == 0:
+            return self._store.hashes(tile.start, stop).tobytes()
+        if tile.level == ENTRIES:
+            headers = [segment.headers for segment in self._store.scan(tile.start, stop)]
+            if sum(map(len, headers)) != tile.width:
+                raise DamagedError(f"blocks from {tile.start} to {stop} are missing")
+            return bundle_of(np.concatenate(headers))
+        for tree in self._trees():
+            if (data := _signed_tile(tree, tile, checkpoint)) is not None:
+                return data
+        raise DamagedError("what is stored is not what was signed: validate the ledger")
 
     def _prove_block(self, block: Block, checkpoint: Checkpoint) -> list[bytes]:
         index, leaf = block.index, block.header.hash
@@ -306,6 +348,29 @@ class _Reading(Executor):
         except CairnError as error:
             future.set_exception(error)
         return future
+
+
+def _signed_tile(tree: Tree, tile: Tile, checkpoint: Checkpoint) -> bytes | None:
+    """Return a tile of a higher row, if what is stored of it leads to the root that was signed.
+
+    The way from a block below its first hash goes through that hash, and past all the others.
+    """
+    size, level = checkpoint.size, HEIGHT * tile.level
+
+    @cache
+    def read(tile: Tile) -> bytes:
+        return tree.row(tile.level, tile.start, tile.start + tile.width).tobytes()
+
+    data = read(tile_with(level, tile.start, size))  # as wide as it is now
+    first, node = tile.leaves[0], nodes_of(size, read)
+    proof, found = prove_inclusion(first, size, node), node(0, first)
+    try:
+        check_inclusion(proof, first, size, found, checkpoint.root)
+    except ProofError:
+        return None
+    for sibling in proof[:level]:
+        found = node_hash(found, sibling)
+    return data[: tile.nbytes] if data.startswith(found) else None
 
 
 def _prove_entry(ids: list[bytes], place: int) -> list[bytes]:

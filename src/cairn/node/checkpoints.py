@@ -195,10 +195,10 @@ class Checkpoints:
 
     async def _ask(self, address: WitnessAddress, note: Note) -> list[Signature]:
         """Return what a witness answers, checked, when it has been shown all that it asks for."""
-        size, old = Checkpoint.parse(note.text).size, self._sizes.get(address.key, 0)
+        checkpoint, old = Checkpoint.parse(note.text), self._sizes.get(address.key, 0)
         url = f"{address.url.rstrip('/')}/add-checkpoint"
         for _ in range(WITNESS_TRIES):
-            proof = await self._consistency(old, size)
+            proof = await self._consistency(old, checkpoint)
             status, answer = await self._post(url, Request(old, tuple(proof), note).body)
             if status == httpx.codes.OK:
                 found = cosignatures(answer, note, [address.key])
@@ -208,8 +208,8 @@ class Checkpoints:
             if status != httpx.codes.CONFLICT:
                 break
             old = _size(answer)
-            if old > size:
-                raise ProofError(f"it has seen {old} blocks, of {size}")
+            if old > checkpoint.size:
+                raise ProofError(f"it has seen {old} blocks, of {checkpoint.size}")
         raise ProofError(f"it answers {status}: {answer[:200]!r}")
 
     async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
@@ -227,8 +227,8 @@ class Checkpoints:
                     raise ProofError(f"it answers with more than {MAX_ANSWER} bytes")
             return answer.status_code, found
 
-    async def _consistency(self, old: int, new: int) -> list[bytes]:
-        return await self._in_thread(lambda: self._notary().tree.prove_consistency(old, new))
+    async def _consistency(self, old: int, new: Checkpoint) -> list[bytes]:
+        return await self._in_thread(lambda: self._notary().prove_consistency(old, new))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

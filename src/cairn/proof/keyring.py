@@ -67,8 +67,7 @@ class Keyring:
         if not os.path.lexists(path):
             new_key(path)
         key = load_key(path, name, algorithm)
-        if str(key.verifier) not in self._lines():
-            self.trust(key.verifier)
+        self.trust(key.verifier)
         return key
 
     def next_key(self, name: str) -> SigningKey:
@@ -105,12 +104,14 @@ class Keyring:
         return self._keys / f"{quote(name, safe='')}.pem"
 
     def trust(self, key: VerifierKey) -> None:
-        """Record that `key` is trusted for what bears its name.
+        """Record that `key` is trusted for what bears its name, if it is not yet.
 
         Raises:
             StoreError: it cannot be recorded.
         """
         before = self._text()
+        if str(key) in self._lines():
+            return
         line = f"{key}\n" if before.endswith("\n") or not before else f"\n{key}\n"
         private_folder(self.folder)
         try:

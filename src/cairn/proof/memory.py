@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Final
@@ -103,20 +103,25 @@ class Memory:
 
 
 def keep_evidence(folder: Path, remembered: str, found: str, why: str) -> Path:
-    """Write down two statements of one ledger that cannot both be true; return the new file.
+    """Write down two statements of one ledger that cannot both be true; return the file.
+
+    It is named after what it holds: the same contradiction is written down once.
 
     Raises:
         StoreError: it cannot be written.
     """
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path = folder / f"{now}-{token_hex(4)}.txt"
     text = f"{why}\n\n--- remembered ---\n{remembered}\n--- found ---\n{found}"
+    path = folder / f"{sha256(text.encode()).hexdigest()[:32]}.txt"
+    temporary = folder / f".{token_hex(8)}.new"
     private_folder(folder)
     try:
-        with path.open("x", encoding="utf-8") as file:
+        if path.exists():
+            return path
+        with temporary.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        temporary.replace(path)
         sync_folder(folder)
     except OSError as error:
         raise StoreError(f"the evidence cannot be written: {error}") from error

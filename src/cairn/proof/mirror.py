@@ -7,18 +7,20 @@ from itertools import islice
 
 from cairn.core import rules
 from cairn.core.block import Block
+from cairn.core.erasure import Erasure
 from cairn.core.errors import ProofError
 from cairn.core.genesis import MAX_U32, Limits
-from cairn.core.header import NO_HASH, Header
-from cairn.core.merkle import HASH_BYTES, tree_hash
-from cairn.core.proofs import root
+from cairn.core.header import NO_HASH, Header, Kind
+from cairn.core.merkle import tree_hash
 from cairn.core.rules import InvalidChainError, Stored
+from cairn.core.tree import WIDTH
 from cairn.proof.checkpoint import Policy, SignedCheckpoint, ledger_of
-from cairn.proof.note import UnknownSignerError
-from cairn.proof.tiles import ENTRIES, Tile, headers_in, nodes_of, tiles_of
+from cairn.proof.note import MAX_NOTE, UnknownSignerError
+from cairn.proof.tiles import ENTRIES, headers_in, tiles_of
 
-Read = Callable[[str], bytes]
-"""Returns what a path of the mirror holds; raises ProofError where that is nothing."""
+Read = Callable[[str, int], bytes]
+"""`read(path, most)` returns what a path of the mirror holds, of which it need not read more than
+`most` bytes and one; raises ProofError where that is nothing."""
 
 _ANY = Limits(count=MAX_U32, size=MAX_U32)
 
@@ -29,18 +31,20 @@ def check_mirror(
     """Check every header and every hash of the tree of a mirror; return its checkpoint.
 
     With `blocks`, which are all of them in order (as an export has them), and no more, their data,
-    too.
+    too. Each file is read once. Holds 32 bytes of memory a block.
 
     Raises:
         UnknownSignerError: no key that `policy` trusts has signed it.
         InvalidChainError: a block breaks a rule.
         ProofError: something is missing, or is not what was signed.
     """
-    signed = _opened(read("checkpoint"), policy)
+    signed = _opened(read("checkpoint", MAX_NOTE), policy)
     checkpoint = signed.checkpoint
     size, genesis = checkpoint.size, ledger_of(checkpoint.origin)
     given = iter(blocks) if blocks is not None else None
     before: tuple[bytes, int] | None = None  # hash and timestamp
+    row: list[bytes] = []
+    unrecorded: dict[int, bytes] = {}  # erased blocks, by position: their data roots
     for index, header in enumerate(_headers(read, size)):
         block = _next(given, index) if given else Block(header, header.hash, ())
         if block.header != header:
@@ -49,13 +53,21 @@ def check_mirror(
             raise InvalidChainError(failure)
         if index == 0 and header.hash.hex() != genesis:
             raise ProofError(f"block 0 is not the genesis of ledger {genesis}")
-        before = header.hash, header.timestamp
+        if block.erased:
+            unrecorded[index] = header.data_root
+        elif given and header.kind == Kind.RECORD:
+            erasure = Erasure.of(block.data_json())
+            if erasure and unrecorded.get(erasure.index) == erasure.id:
+                del unrecorded[erasure.index]
+        row.append(header.hash)
+        before = row[-1], header.timestamp
     if given and next(given, None):
         raise ProofError(f"the data goes on after the {size} blocks that were signed")
-    _check_tree(read, size)
-    found = root(size, nodes_of(size, lambda tile: read(tile.path)))
-    if found != checkpoint.root:
+    for index in unrecorded:
+        raise ProofError(f"the value of block {index} was removed, and no record says so")
+    if (found := tree_hash(row)) != checkpoint.root:
         raise ProofError(f"the root of the tiles is {found.hex()}, not {checkpoint.root.hex()}")
+    _check_tree(read, size, row)
     return signed
 
 
@@ -74,7 +86,7 @@ def _headers(read: Read, size: int) -> Iterator[Header]:
         if tile.level != ENTRIES:
             return
         hashes = tile._replace(level=0)
-        bundle, expected = read(tile.path), read(hashes.path)
+        bundle, expected = (read(part.path, part.nbytes) for part in (tile, hashes))
         try:
             headers = list(map(Header.unpack, headers_in(bundle)))
         except ProofError as error:
@@ -84,22 +96,18 @@ def _headers(read: Read, size: int) -> Iterator[Header]:
         yield from headers
 
 
-def _check_tree(read: Read, size: int) -> None:
-    """Check that every hash of a higher tile is the root of the full tile below it."""
+def _check_tree(read: Read, size: int, row: list[bytes]) -> None:
+    """Check that the higher tiles are those over `row`, the hashes of all blocks."""
+    level = 0
     for tile in tiles_of(size):
-        if tile.level > 0:
-            hashes = read(tile.path)
-            if len(hashes) != tile.nbytes:
-                raise ProofError(f"{tile.path} has {len(hashes)} bytes, not {tile.nbytes}")
-            for i in range(tile.width):
-                below = Tile(tile.level - 1, tile.start + i)
-                if _root_of(read(below.path)) != hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]:
-                    raise ProofError(f"{tile.path} is not above {below.path}")
-
-
-def _root_of(full: bytes) -> bytes:
-    """Return the root over the hashes of a full tile."""
-    return tree_hash(full[at : at + HASH_BYTES] for at in range(0, len(full), HASH_BYTES))
+        if tile.level <= 0:
+            continue
+        if tile.level > level:
+            full = range(0, len(row) // WIDTH * WIDTH, WIDTH)
+            row, level = [tree_hash(row[at : at + WIDTH]) for at in full], tile.level
+        expected = b"".join(row[tile.start : tile.start + tile.width])
+        if read(tile.path, tile.nbytes) != expected:
+            raise ProofError(f"{tile.path} is not what lies below it has the roots of")
 
 
 def _next(blocks: Iterator[Block], index: int) -> Block:

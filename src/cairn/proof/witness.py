@@ -248,7 +248,7 @@ def origin_hash(origin: str) -> str:
 
 
 def cosignatures(answer: bytes, note: Note, keys: Iterable[VerifierKey]) -> list[Signature]:
-    """Return those of the signatures in a witness's answer that are by `keys`, checked.
+    """Return the latest of the signatures in a witness's answer by each of `keys`, checked.
 
     `note` is what it was asked to cosign.
 
@@ -265,8 +265,10 @@ def cosignatures(answer: bytes, note: Note, keys: Iterable[VerifierKey]) -> list
     for key, dated in witnesses.items():
         if not 0 < dated < LIMIT_63:
             raise ProofError(f"the cosignature by {key.name} is dated {dated}")
-    known = [one for one in found if any(key.has_made(one) for key in witnesses)]
-    return list(dict.fromkeys(known))
+    return [
+        max((one for one in found if key.has_made(one)), key=lambda one: one.data)
+        for key in witnesses
+    ]
 
 
 def _hash(line: str) -> bytes:

@@ -277,7 +277,8 @@ class DiskStore:
             keep_access(self.directory / FILE_NAME, temporary)
             temporary.replace(self.directory / name)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreError(f"{name} cannot be written: {error}") from error
 
     def backup(self, target: Path, progress: Callable[[int, int], None]) -> None:

@@ -107,5 +107,8 @@ class Reader:
         return self._path.with_name(f"{self._path.name}-wal")
 
     def _looks(self) -> tuple[int, ...]:
-        status = self._path.stat()
+        try:
+            status = self._path.stat()
+        except OSError as error:
+            raise StoreError(f"{self._path} cannot be read: {error}") from error
         return (status.st_ino, status.st_size, status.st_mtime_ns)
