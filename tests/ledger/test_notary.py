@@ -149,9 +149,13 @@ def test_rewritten_and_rechained_ledger_is_not_signed(
     with Ledger.open(path, keyring=keyring) as ledger:
         if more:
             ledger.extend(range(more))
-        if at == 0:  # that is another ledger
-            assert ledger.notary.origin != origin
-            assert ledger.notary.remembered() == []
+        if at == 0:  # that is another ledger, with the checkpoint of the first beside it
+            with pytest.raises(InconsistentError, match="signed for another ledger"):
+                ledger.checkpoint()
+            failure = ledger.validate().failure
+            assert failure is not None
+            assert (failure.rule, failure.index) == ("checkpoint", 0)
+            assert failure.expected == origin
             return
         with pytest.raises(InconsistentError) as caught:
             ledger.checkpoint()
