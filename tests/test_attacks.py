@@ -91,11 +91,13 @@ class World:
     def forge(self, attack: Attack) -> Operator:
         """Attack the ledger where it lies; return the node that shows what is there then.
 
-        What the operator's own program remembers of its signatures is thrown away.
+        What the operator's own program remembers of its signatures is thrown away, and what it has
+        published.
         """
         with forging(self.ledger, cover_tracks=True) as blocks:
             attack(blocks)
         (self.folder / "operator" / "signed.sqlite").unlink(missing_ok=True)
+        (self.ledger / "checkpoint").unlink(missing_ok=True)
         with Ledger.open(self.ledger, keyring=Keyring(self.folder / "operator")) as ledger:
             blocks_now = [*ledger]
             ledger.checkpoint()  # which is signed and published: nothing is wrong with it
@@ -312,6 +314,7 @@ def test_node_that_was_attacked_while_it_was_down_is_found(served: Served, name:
         shutil.copytree(served.folder / "operator" / "keys", liar / "keys")
         with forging(directory, cover_tracks=True) as blocks:
             ATTACKS[name](blocks)
+        (directory / "checkpoint").unlink()
         with serve(directory, liar) as node:
             program = "from cairn import Client\nimport sys\nprint(Client(sys.argv[1])[1].data)"
             environment = os.environ | {"CAIRN_HOME": str(served.user)}

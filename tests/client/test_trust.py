@@ -566,6 +566,7 @@ LIES: Final[dict[str, tuple[Lie, dict[str, type[CairnError]]]]] = {
         on("/", member("length", 99)),
         {"scan": BadAnswerError, "length": BadAnswerError, "from the end": BadAnswerError},
     ),
+    "longer than can be": (on("/", member("length", 2**63)), {"length": BadAnswerError}),
     "empty": (on("/", member("chain", [])), {"scan": BadAnswerError}),
     "results doubled": (
         on("/blocks", in_page("blocks", lambda c: c.insert(4, c[4]))),
@@ -1295,12 +1296,15 @@ def test_receipt_under_a_checkpoint_of_another_history_is_found(
         require_evidence(outcome(lambda c: c.receipt(5), comeback()), node)
 
 
-def test_older_receipt_is_as_good_as_a_new_one(node: Operator, comeback: Comeback) -> None:
+def test_older_receipt_is_as_good_as_a_new_one_and_makes_nobody_forget(
+    node: Operator, comeback: Comeback, home: Path
+) -> None:
     old = Operator(BLOCKS[:7], node.key)
     node.lie = lambda r, a: old.transport.handler(r) if "receipt" in str(r.url) else a  # type: ignore[assignment,return-value]
     for client in (comeback(), comeback()):
         assert client.receipt(5).entry.value == {"step": 5}
         assert isinstance(outcome(lambda c: c.receipt(9), client), BadAnswerError)
+        assert size_in(home, node.origin) == LENGTH
 
 
 def test_receipt_that_is_asked_for_and_cannot_be_is_no_lie(comeback: Comeback) -> None:
@@ -1388,6 +1392,26 @@ def test_threads_of_one_client_agree(
             thread.join(60)
         assert not failures, failures
         assert client.checkpoint().checkpoint.size == LENGTH + 4 * 30
+
+
+def test_thread_that_is_slower_does_not_take_its_client_back(node: Operator, home: Path) -> None:
+    node.show(BLOCKS[:3])
+    with Client(URL, transport=node.transport, keyring=Keyring(home)) as client:
+        client.checkpoint()
+        node.show(BLOCKS[:5])
+
+        def lie(request: httpx.Request, answer: httpx.Response) -> httpx.Response:
+            if "/tile/" in request.url.path and len(node.ledger) == 5:
+                node.show(BLOCKS)
+                assert client.checkpoint().checkpoint.size == LENGTH  # of another thread
+                return with_body(answer, answer.read())
+            return answer
+
+        node.lie = lie
+        assert client.checkpoint().checkpoint.size == 5
+        node.paths.clear()
+        assert client[LENGTH - 1] == BLOCKS[-1]
+        assert not [path for path in node.paths if path.startswith("/checkpoint")]
 
 
 def test_processes_of_one_user_never_disagree(real_node: RealNode, home: Path) -> None:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -136,6 +136,21 @@ def test_many_who_wait_share_one_signing(tmp_path: Path, keyring: Keyring) -> No
         assert time.monotonic() - began < 2
 
     assert with_node(tmp_path / "ledger", keyring, work) == [(1, 0), (11, 0)]
+
+
+def test_who_waits_is_not_kept_for_more_blocks_to_come(tmp_path: Path, keyring: Keyring) -> None:
+    took: list[float] = []
+
+    async def work(node: Node) -> None:
+        await node.checkpoints.covering(1)
+        for _ in range(10):
+            size = await append(node)
+            began = time.monotonic()
+            await node.checkpoints.covering(size)
+            took.append(time.monotonic() - began)
+
+    with_node(tmp_path / "ledger", keyring, work)
+    assert min(took) < checkpoints.SECONDS / 2
 
 
 def test_checkpoints_of_several_lives_are_consistent(tmp_path: Path, keyring: Keyring) -> None:
@@ -390,9 +405,10 @@ def test_killed_node_has_published_nothing_that_is_not_remembered() -> None:
                 os.close(end)
             remembered = keyring.signed.last(origin)
             with Ledger.open(path, read_only=True, keyring=keyring) as ledger:
-                if remembered is None:
-                    assert not (path / "checkpoint").exists()
+                if not (path / "checkpoint").exists():
+                    assert signed == 0
                     continue
+                assert remembered is not None
                 published = ledger.notary.published()
                 assert size_of(published) <= size_of(remembered)
                 if size_of(published) == size_of(remembered):
@@ -763,6 +779,61 @@ def test_witness_that_hangs_delays_a_checkpoint_by_its_bound(
         published = with_node(ledger_path, keyring, work, [WitnessAddress(address, LIAR.verifier)])
     assert published[:3] == [(1, 0), (2, 0), (3, 0)]
     assert all(0.3 < seconds < 2 for seconds in took), took
+
+
+@contextmanager
+def talking(pause: float, piece: bytes) -> Iterator[str]:
+    """Serve answers that do not end; yield the address."""
+    over = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not over.wait(pause):
+                connection.sendall(piece)
+
+    def take(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                threads.append(threading.Thread(target=talk, args=(listener.accept()[0],)))
+                threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taking = threading.Thread(target=take, args=(listener,))
+        taking.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            for thread in (taking, *threads):
+                thread.join()
+
+
+@pytest.mark.parametrize(
+    ("bound", "pause", "piece"),
+    [(0.4, 0.05, b"\n"), (PATIENCE, 0.0, b"\n" * 10_000)],
+    ids=["drop by drop", "a flood"],
+)
+def test_answer_of_a_witness_that_does_not_end_is_not_read_to_its_end(
+    bound: float,
+    pause: float,
+    piece: bytes,
+    ledger_path: Path,
+    keyring: Keyring,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checkpoints, "WITNESS_SECONDS", bound)
+
+    async def work(node: Node) -> None:
+        began = time.monotonic()
+        await node.checkpoints.covering(1)
+        assert time.monotonic() - began < 3
+
+    with talking(pause, piece) as url:
+        published = with_node(ledger_path, keyring, work, [WitnessAddress(url, LIAR.verifier)])
+    assert published == [(1, 0)]
 
 
 def test_node_with_a_witness_that_hangs_can_be_stopped(

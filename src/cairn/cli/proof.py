@@ -199,7 +199,7 @@ def key(ctx: click.Context, directory: Path) -> None:
     """
     if ctx.invoked_subcommand is None:
         with Ledger.open(directory, read_only=True) as ledger:
-            click.echo(str(Keyring().signing_key(ledger.notary.origin).verifier))
+            click.echo(str(ledger.notary.key().verifier))
 
 
 @key.command("list")

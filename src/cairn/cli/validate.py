@@ -25,6 +25,7 @@ from cairn.core.errors import DamagedError
 from cairn.core.validation import Summary
 from cairn.hashing import best_hasher
 from cairn.ledger import Ledger
+from cairn.proof.checkpoint import Checkpoint
 from cairn.report import Report
 
 DASK_SECONDS: Final = 10
@@ -96,7 +97,7 @@ def validate(
                 executor=executor,
                 progress=lambda total: show(total.stop, _speed(total, time.monotonic() - began)),
             )
-        assurance = ledger.assurance if report.valid else ""
+        assurance = _assurance(ledger) if report.valid else ""
     if as_json:
         value = report.to_value()
         if every:
@@ -200,6 +201,15 @@ async def _reach(address: str) -> None:
     arguments = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
     comm = await connect(address, timeout=DASK_SECONDS, **arguments)  # type: ignore[no-untyped-call]
     await comm.close()
+
+
+def _assurance(ledger: Ledger) -> str:
+    """Return the rung that the ledger has reached, and how far."""
+    rung = ledger.assurance
+    if rung == "chained":
+        return rung
+    size = Checkpoint.parse(ledger.notary.published().text).size
+    return rung if size == len(ledger) else f"{rung} up to block {size - 1}"
 
 
 def _speed(total: Summary, seconds: float) -> str:

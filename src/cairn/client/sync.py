@@ -47,8 +47,8 @@ class Client:
         UnreachableError: there was no answer until patience was up.
         NotPermittedError: the token is missing or wrong, or the node goes by another name.
         DamagedError: the node cannot read what it stores.
-        NodeError: it refuses for another reason; a `BadAnswerError` where it seems to be no node, or
-            does not show what it has signed.
+        NodeError: it refuses for another reason; a `BadAnswerError` where it seems to be no node,
+            or does not show what it has signed.
         InvalidChainError: it shows a block that breaks a rule.
         InconsistentError: it shows another history than before, or than it has signed. The error
             holds both statements, and they are kept on disk.

@@ -7,13 +7,15 @@ must agree with the one that this user was shown before, by this client or anoth
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from itertools import groupby
 from threading import Lock
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from cairn.client import answers, wire
 from cairn.client.errors import BadAnswerError, NodeError
@@ -21,6 +23,7 @@ from cairn.client.retry import Steps, Tries, answered
 from cairn.client.wire import Answer, Request
 from cairn.core import rules
 from cairn.core.block import Block
+from cairn.core.erasure import Erasure
 from cairn.core.errors import (
     CairnError,
     DamagedError,
@@ -30,6 +33,8 @@ from cairn.core.errors import (
     StoreError,
 )
 from cairn.core.genesis import MAX_U32, Limits
+from cairn.core.header import Kind
+from cairn.core.merkle import HASH_BYTES
 from cairn.core.proofs import (
     Nodes,
     check_consistency,
@@ -37,14 +42,15 @@ from cairn.core.proofs import (
     prove_consistency,
     prove_inclusion,
 )
-from cairn.core.rules import InvalidChainError, Stored
+from cairn.core.rules import Broken, InvalidChainError, Stored
 from cairn.core.tree import WIDTH
 from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, hinted, ledger_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note, UnknownSignerError, VerifierKey
 from cairn.proof.receipt import Receipt, UntrustedSignerError
-from cairn.proof.tiles import Tile, nodes_of, tiles_for
+from cairn.proof.rotation import MARK, KeyChange
+from cairn.proof.tiles import Tile, nodes_of, tile_with, tiles_for
 
 STALE_TRIES: Final = 3
 """Times that a checkpoint is asked for again that is older than one that was seen."""
@@ -140,12 +146,12 @@ class Trust:
         if before is not None and found < before.checkpoint.size:
             why = f"the node shows {found} blocks, fewer than the {before.checkpoint.size} it did"
             raise (yield from self._contradiction(why, before.note, str(signed.note)))
+        yield from self._require_acknowledged(held, signed)  # before anybody believes it
         yield from self._remember(signed)
         with self._lock:
             if self.size <= found:
                 self._signed = signed
         self._looked, self._appends = time.monotonic(), 0
-        yield from self._require_acknowledged(held, signed)
         if found < size:
             what = f"a checkpoint of {found} blocks only"
             raise answers.bad_answer(wire.get("/checkpoint", {"covering": str(size)}), what)
@@ -232,7 +238,7 @@ class Trust:
 
     def _opened(self, origin: str, note: Note) -> Steps[SignedCheckpoint]:
         """Return the checkpoint, if a key that may be trusted has signed it."""
-        keys: Sequence[VerifierKey] = self._keys or (yield lambda: self._trusted(origin))
+        keys: Sequence[VerifierKey] = self._keys or (yield lambda: self._keyring.keys_of(origin))
         try:
             return self._policy(keys).open(note)
         except UnknownSignerError as error:
@@ -243,6 +249,8 @@ class Trust:
         except CairnError as error:
             if not keys and isinstance(error, NodeError):
                 raise
+        if keys and (followed := (yield from self._followed(origin, keys, note))):
+            return followed
         if keys or not claimed:
             raise UntrustedSignerError(unknown.signers, claimed) from None
         signed = self._policy(claimed[:1]).open(note)
@@ -251,18 +259,44 @@ class Trust:
         log.warning("trusting %s, the first key seen for its ledger", claimed[0])
         return signed
 
+    def _followed(
+        self, origin: str, keys: Sequence[VerifierKey], note: Note
+    ) -> Steps[SignedCheckpoint | None]:
+        """Return the checkpoint, if one of `keys` has named its key, or one that was so named has.
+
+        In records that are in its tree: so everybody can see them.
+        """
+        known, records = list(keys), list[Block]()
+
+        def names(record: Block) -> bool:
+            change = KeyChange.of(record.data_json()) if record.kind == "record" else None
+            with suppress(ProofError):
+                if change and (new := change.check(origin, known)) not in known:
+                    known.append(new)
+                    records.append(record)
+            return False
+
+        try:
+            yield from self._search(MARK, 0, names)
+            signed = self._policy(known).open(note)
+        except (UnknownSignerError, NodeError, NoSuchBlockError):
+            return None
+        for record in records:
+            _require_sound(record, None)
+            try:
+                yield from self._require_included(record.index, record.stored_hash, signed)
+            except ProofError as error:
+                why = f"the key was changed in block {record.index}, which is not signed: {error}"
+                found = record.to_json() + "\n"
+                raise (yield from self._contradiction(why, str(note), found)) from error
+        for new in known[len(keys) :]:
+            log.warning("trusting %s, which the key before it has named", new)
+            yield lambda: self._keyring.trust(new)  # noqa: B023 - it is done before the next
+        self._keys = tuple(known) if self._keys else ()
+        return signed
+
     def _policy(self, keys: Sequence[VerifierKey]) -> Policy:
         return Policy(tuple(keys), self._witnesses, self._quorum)
-
-    def _trusted(self, origin: str) -> list[VerifierKey]:
-        """Return the keys on record for a ledger; the first that was seen, if there are none."""
-        if recorded := [key for key in self._keyring.trusted(origin) if not key.is_witness]:
-            return recorded
-        first = self._keyring.nodes.last(origin)
-        try:
-            return [VerifierKey.parse(first)] if first else []
-        except ProofError as error:
-            raise StoreError(f"what is remembered of {origin} was damaged: {error}") from error
 
     def _claimed(self, origin: str, note: Note) -> Steps[list[VerifierKey]]:
         """Return the ledger's keys that have signed, by a receipt that has them in full."""
@@ -307,7 +341,7 @@ class Trust:
             return prove_consistency(old.size, new.size, node)
 
         try:
-            proof = yield from self._proof(new.size, prove)
+            proof, _ = yield from self._proof(new.size, prove)
             check_consistency(proof, old.size, new.size, old.root, new.root)
         except ProofError as error:
             why = f"the node's history is not the one that it showed before: {error}"
@@ -329,11 +363,11 @@ class Trust:
     def check(self, blocks: Sequence[Block]) -> Steps[Sequence[Block]]:
         """Return `blocks`, each of which keeps the rules and is in the signed tree.
 
-        In rising order. Where they follow one another, they are held to their links, and only the
-        last is looked up in the tree.
+        In rising order. Where they follow one another, they are held to their links, too.
 
         Raises:
-            InvalidChainError: a block is not what its hashes say, or not linked to the one before.
+            InvalidChainError: a block is not what its hashes say, not linked to the one before, or
+                erased without a record of it.
             InconsistentError: a block is not in the tree, or block 0 is that of another ledger.
         """
         runs = _runs(blocks)
@@ -345,15 +379,68 @@ class Trust:
         if not blocks:
             return blocks
         signed = yield from self.covering(blocks[-1].index + 1)
-        for block in [*(run[-1] for run in runs), *(b for b in blocks[:1] if b.index == 0)]:
-            try:
-                yield from self._require_included(block.index, block.stored_hash, signed)
-            except ProofError as error:
-                yield from self.doubt()
-                why = f"block {block.index} is not the one that was signed: {error}"
-                found = block.to_json() + "\n"
-                raise (yield from self._contradiction(why, str(signed.note), found)) from error
+        for _, group in groupby(blocks, lambda block: block.index // WIDTH):
+            yield from self._require_signed(list(group), signed)
+        for block in blocks:
+            if block.erased:
+                yield from self._require_recorded(block, signed)
         return blocks
+
+    def _require_signed(self, blocks: Sequence[Block], signed: SignedCheckpoint) -> Steps[None]:
+        """Look up blocks that are below one tile: each is in it, and the tile is in the tree.
+
+        The way from one of them to the root goes past all other hashes of the tile.
+        """
+        last = blocks[-1]
+        try:
+            tiles = yield from self._require_included(last.index, last.stored_hash, signed)
+            tile = tile_with(0, last.index, signed.checkpoint.size)
+            row = tiles.get(tile, last.stored_hash)  # which is alone, if nothing else was asked for
+            for block in blocks:
+                at = (block.index - tile.start) * HASH_BYTES if tile in tiles else 0
+                last = block
+                _require_same(row[at : at + HASH_BYTES], block.stored_hash)
+            if blocks[0].index == 0:
+                _require_genesis(blocks[0].stored_hash, signed.checkpoint.origin)
+        except ProofError as error:
+            yield from self.doubt()
+            why = f"block {last.index} is not the one that was signed: {error}"
+            found = last.to_json() + "\n"
+            raise (yield from self._contradiction(why, str(signed.note), found)) from error
+
+    def _require_recorded(self, block: Block, signed: SignedCheckpoint) -> Steps[None]:
+        """Refuse an erased block that no later record of the ledger names."""
+
+        def names(record: Block) -> bool:
+            if record.header.kind != Kind.RECORD or record.index <= block.index:
+                return False
+            erasure = Erasure.of(record.data_json())
+            return erasure is not None and (erasure.index, erasure.id) == said
+
+        said = (block.index, block.header.data_root)
+        text = f'{{"id":"{said[1].hex()}","index":{said[0]},'
+        for record in (yield from self._search(text, block.index + 1, names)):
+            _require_sound(record, None)
+            covering = yield from self.covering(record.index + 1)
+            yield from self._require_signed([record], covering)
+            return
+        broken = Broken("a record of the erasure", "none", "the value was removed")
+        raise InvalidChainError(rules.failure(block.index, "erasure", broken))
+
+    def _search(self, text: str, start: int, wanted: Callable[[Block], bool]) -> Steps[list[Block]]:
+        """Return the blocks from `start` on that have `text` in them and are wanted, unchecked."""
+        found: list[Block] = []
+        while True:
+            request = wire.get("/blocks", {"contains": text, "cursor": str(start)})
+            answer = yield from answered(request, Tries(self._patience))
+            page = answers.read_found(request, answer)
+            found += filter(wanted, (answers.to_block(request, view) for view in page.views))
+            if page.next is None:
+                return found
+            following = dict(parse_qsl(page.next.partition("?")[2])).get("cursor", "")
+            if not re.fullmatch("[0-9]{1,19}", following) or int(following) <= start:
+                raise answers.bad_answer(request, "a page that leads nowhere")
+            start = int(following)
 
     def acknowledged(self, index: int, block_hash: bytes) -> Steps[None]:
         """Hold on to what was recorded until a checkpoint shows it.
@@ -401,16 +488,18 @@ class Trust:
 
     def _require_included(
         self, index: int, block_hash: bytes, signed: SignedCheckpoint
-    ) -> Steps[None]:
+    ) -> Steps[dict[Tile, bytes]]:
+        """Look up a block in the tree; return the tiles that led to the root."""
         tree = signed.checkpoint
-        if index == 0 and block_hash.hex() != ledger_of(tree.origin):
-            raise ProofError(f"{block_hash.hex()} is not the genesis of {tree.origin}")
+        if index == 0:
+            _require_genesis(block_hash, tree.origin)
 
         def prove(node: Nodes) -> list[bytes]:
             return prove_inclusion(index, tree.size, node)
 
-        proof = yield from self._proof(tree.size, prove)
+        proof, tiles = yield from self._proof(tree.size, prove)
         check_inclusion(proof, index, tree.size, block_hash, tree.root)
+        return tiles
 
     def receipt(self, index: int, entry: int) -> Steps[Receipt]:
         """Read a receipt, and check that it proves the entry to this client."""
@@ -445,15 +534,17 @@ class Trust:
 
     # Tiles
 
-    def _proof(self, size: int, prove: Callable[[Nodes], list[bytes]]) -> Steps[list[bytes]]:
-        """Return a proof in the tree of `size`, from tiles that the node gives.
+    def _proof(
+        self, size: int, prove: Callable[[Nodes], list[bytes]]
+    ) -> Steps[tuple[list[bytes], dict[Tile, bytes]]]:
+        """Return a proof in the tree of `size`, and the tiles it is from, which the node gives.
 
         They are not checked: what is made of them is.
         """
         held: dict[Tile, bytes] = {}
         for tile in tiles_for(size, prove):
             held[tile] = yield from self._tile(tile)
-        return prove(nodes_of(size, held.__getitem__))
+        return prove(nodes_of(size, held.__getitem__)), held
 
     def _tile(self, tile: Tile) -> Steps[bytes]:
         with self._lock:
@@ -492,6 +583,16 @@ def _require_found(request: Request, answer: Answer) -> None:
 
 def _acknowledgement(index: int, block_hash: bytes) -> str:
     return f"block {index} was acknowledged with the hash {block_hash.hex()}\n"
+
+
+def _require_same(in_tree: bytes, block_hash: bytes) -> None:
+    if in_tree != block_hash:
+        raise ProofError(f"the tree has {in_tree.hex()}")
+
+
+def _require_genesis(block_hash: bytes, origin: str) -> None:
+    if block_hash.hex() != ledger_of(origin):
+        raise ProofError(f"{block_hash.hex()} is not the genesis of {origin}")
 
 
 def _runs(blocks: Iterable[Block]) -> list[list[Block]]:

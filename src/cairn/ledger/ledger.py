@@ -85,7 +85,7 @@ class Ledger:
         `keyring` has the keys to sign with, and those to trust: by default, this user's.
         """
         self._store = store
-        self.keyring = keyring or Keyring()
+        self._given_keyring = keyring
         self._hasher = best_hasher()
         self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
         self._read_only = False
@@ -290,7 +290,7 @@ class Ledger:
         """
         keyring, origin = self.keyring, self.notary.origin
         with self._writer.own_turn():
-            change = KeyChange.sign(keyring.signing_key(origin), keyring.next_key(origin).verifier)
+            change = KeyChange.sign(self.notary.key(), keyring.next_key(origin).verifier)
             record = self._writer.record(self.encoder.value(change.to_value()))
         keyring.adopt_next(origin)
         return record
@@ -452,6 +452,11 @@ class Ledger:
         return report
 
     @cached_property
+    def keyring(self) -> Keyring:
+        """The user's keys and memories."""
+        return self._given_keyring or Keyring()
+
+    @cached_property
     def notary(self) -> Notary:
         """What signs and proves for this ledger.
 
@@ -527,7 +532,7 @@ class Ledger:
         if self._read_only and published is not None:
             return published
         signed = self.notary.sign()
-        if published is not None and published.text == signed.text:
+        if published is not None and set(signed.signatures) <= set(published.signatures):
             return published  # it may be cosigned
         self.notary.publish(signed)
         return signed

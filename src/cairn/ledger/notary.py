@@ -38,7 +38,7 @@ from cairn.ledger.validation import Task, validate_store
 from cairn.proof.checkpoint import Checkpoint, Policy, origin_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
-from cairn.proof.note import Note
+from cairn.proof.note import Note, SigningKey
 from cairn.proof.receipt import Receipt
 from cairn.proof.tiles import ENTRIES, Tile, bundle_of, nodes_of, tile_with
 from cairn.store.interface import Store
@@ -72,7 +72,7 @@ class Notary:
             InvalidChainError: a block since then breaks a rule.
             StoreError: keys or memories cannot be read or written.
         """
-        key = self._keyring.signing_key(self.origin)
+        key = self.key()
         for _ in range(TRIES):
             before = self._keyring.signed.last(self.origin)
             known = self._require_consistent()
@@ -82,6 +82,21 @@ class Notary:
             if str(note) == before or self._keyring.signed.replace(self.origin, before, str(note)):
                 return note
         raise UsageError(f"another process keeps signing for {self.origin}")
+
+    def key(self) -> SigningKey:
+        """Return the key that signs for this ledger; made on first use.
+
+        Raises:
+            UsageError: the ledger is signed already, with a key that is not this user's.
+            StoreError: it cannot be read or made.
+        """
+        if not self._keyring.path_of(self.origin).exists():
+            with suppress(NotFoundError, ProofError):
+                raise UsageError(
+                    f"the ledger is signed by {', '.join(self.published().signers())}, and that "
+                    "key is not here: set CAIRN_HOME to where it is"
+                )
+        return self._keyring.signing_key(self.origin)
 
     def _require_consistent(self) -> Checkpoint | None:
         """Return the longest of the checkpoints that are remembered, none of which is contradicted.
@@ -186,22 +201,26 @@ class Notary:
     def remembered(self) -> list[Note]:
         """Return the checkpoints that this user knows of: signed, shown by nodes, or published.
 
-        A published one counts where a key has signed it that is trusted for what it says it is of.
+        What others have shown counts where a key has signed it that is believed about the ledger
+        that it is of.
 
         Raises:
             StoreError: a memory cannot be read, or was damaged.
         """
         texts = [memory.last(self.origin) for memory in (self._keyring.signed, self._keyring.seen)]
         try:
-            notes = [Note.parse(text) for text in texts if text]
+            mine, seen = (Note.parse(text) if text else None for text in texts)
+            notes = [note for note in (mine, seen) if note]
             for note in notes:
                 Checkpoint.parse(note.text)
         except ProofError as error:
             raise StoreError(f"what is remembered of {self.origin} was damaged: {error}") from error
-        with suppress(ProofError):
-            note = Note.parse(self._store.checkpoint() or b"")
-            keys = self._keyring.trusted(Checkpoint.parse(note.text).origin)
-            notes.append(Policy(tuple(k for k in keys if not k.is_witness)).open(note).note)
+        notes = [mine] if mine else []
+        for shown in (seen, self._store.checkpoint()):
+            with suppress(ProofError):
+                note = shown if isinstance(shown, Note) else Note.parse(shown or b"")
+                keys = self._keyring.keys_of(Checkpoint.parse(note.text).origin)
+                notes.append(Policy(tuple(keys)).open(note).note)
         return list({note.text: note for note in notes}.values())
 
     def published(self) -> Note:

@@ -31,6 +31,8 @@ SECONDS: Final = 0.25
 """Between checkpoints, at least, while blocks come: one costs some milliseconds."""
 WITNESS_SECONDS: Final = 5.0
 """How long witnesses may take, all together, before a checkpoint is published without them."""
+REFUSING_SECONDS: Final = 0.5
+"""The same for one that did not cosign the last time: what is down is not to hold up the others."""
 RETRY_SECONDS: Final = 5.0
 """How long to wait after keys or memories could not be written, or a witness did not cosign."""
 WAIT_SECONDS: Final = 15.0
@@ -179,7 +181,8 @@ class Checkpoints:
         """Return the cosignature of a witness, if it gives one in time."""
         key = address.key
         try:
-            async with asyncio.timeout(WITNESS_SECONDS):
+            seconds = REFUSING_SECONDS if key in self._refusing else WITNESS_SECONDS
+            async with asyncio.timeout(seconds):
                 found = await self._ask(address, note)
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ProofError) as error:
             if key not in self._refusing:  # said once, and not four times a second

@@ -135,6 +135,21 @@ class Keyring:
             raise UsageError(f"{self._trusted}: {error}") from error
         return [key for key in keys if name in (None, key.name)]
 
+    def keys_of(self, origin: str) -> list[VerifierKey]:
+        """Return the keys that are believed about a ledger: the recorded ones; else the first seen.
+
+        Raises:
+            StoreError: what is recorded or remembered cannot be read.
+            UsageError: a recorded line is no key.
+        """
+        if recorded := [key for key in self.trusted(origin) if not key.is_witness]:
+            return recorded
+        first = self.nodes.last(origin)
+        try:
+            return [VerifierKey.parse(first)] if first else []
+        except ProofError as error:
+            raise StoreError(f"what is remembered of {origin} was damaged: {error}") from error
+
     def _lines(self) -> list[str]:
         lines = map(str.strip, self._text().split("\n"))
         return [line for line in lines if line and not line.startswith("#")]
