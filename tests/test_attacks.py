@@ -29,6 +29,7 @@ from cairn.proof.keyring import Keyring
 from cairn.proof.memory import Memory
 from cairn.proof.note import Algorithm, SigningKey
 from cairn.proof.witness import Witness
+from cairn.store.disk import CHECKPOINT_NAME
 from tests.client.liars import FAST, URL, Operator, new_key
 from tests.client.nodes import RealNode
 
@@ -96,8 +97,8 @@ class World:
         """
         with forging(self.ledger, cover_tracks=True) as blocks:
             attack(blocks)
-        (self.folder / "operator" / "signed.sqlite").unlink(missing_ok=True)
-        (self.ledger / "checkpoint").unlink(missing_ok=True)
+        (self.folder / "operator" / "signed.sqlite").unlink()
+        (self.ledger / CHECKPOINT_NAME).unlink()
         with Ledger.open(self.ledger, keyring=Keyring(self.folder / "operator")) as ledger:
             blocks_now = [*ledger]
             ledger.checkpoint()  # which is signed and published: nothing is wrong with it
@@ -314,7 +315,7 @@ def test_node_that_was_attacked_while_it_was_down_is_found(served: Served, name:
         shutil.copytree(served.folder / "operator" / "keys", liar / "keys")
         with forging(directory, cover_tracks=True) as blocks:
             ATTACKS[name](blocks)
-        (directory / "checkpoint").unlink()
+        (directory / CHECKPOINT_NAME).unlink()
         with serve(directory, liar) as node:
             program = "from cairn import Client\nimport sys\nprint(Client(sys.argv[1])[1].data)"
             environment = os.environ | {"CAIRN_HOME": str(served.user)}

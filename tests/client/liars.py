@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cache
+from threading import Lock
 from typing import Any, Final
 
 import httpx
@@ -65,6 +66,7 @@ class Operator(FakeNode):
         self.cosigners: list[SigningKey] = []
         self.lie: Lie = lambda _request, answer: answer
         self.paths: list[str] = []
+        self._lock = Lock()
         self.show(blocks)
 
     def show(self, blocks: Sequence[Block]) -> None:
@@ -99,10 +101,16 @@ class Operator(FakeNode):
         assert found is not None
         return found.content
 
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        if (request.method, request.url.path) == ("GET", "/blocks"):
+            limit = request.url.params.get("limit", "1000")
+            request = httpx.Request("GET", request.url.copy_set_param("limit", limit))
+        return super().answer(request)
+
     def _hashes(self) -> list[bytes]:
-        hashes = self._known
-        hashes += [block.stored_hash for block in self.ledger[len(hashes) :]]
-        return hashes
+        with self._lock:
+            self._known += [block.stored_hash for block in self.ledger[len(self._known) :]]
+            return self._known.copy()
 
     def _handle(self, request: httpx.Request) -> httpx.Response:
         self.paths.append(request.url.raw_path.decode())

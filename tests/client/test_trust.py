@@ -32,7 +32,8 @@ from cairn.proof.checkpoint import Checkpoint, Policy
 from cairn.proof.keyring import Keyring
 from cairn.proof.note import Algorithm, Note, VerifierKey
 from cairn.proof.receipt import UntrustedSignerError
-from tests.builders import chain
+from cairn.proof.rotation import KeyChange
+from tests.builders import block, chain
 from tests.client.conftest import Connect
 from tests.client.liars import (
     FAST,
@@ -1044,6 +1045,64 @@ def test_first_key_that_another_process_saw_first_counts(
     assert Keyring(home).nodes.last(node.origin) == str(honest_key)
 
 
+def with_record(value: object) -> list[Block]:
+    """Return the blocks, and a record after them."""
+    salts = iter([bytes(16)])
+    return [*BLOCKS, block(Kind.RECORD, [value], BLOCKS[-1], salts)]
+
+
+def test_key_that_the_old_one_has_named_in_the_ledger_is_followed(
+    node: Operator, comeback: Comeback
+) -> None:
+    comeback().checkpoint()
+    new = new_key(node.origin)
+    node.show(with_record(KeyChange.sign(node.key, new.verifier).to_value()))
+    node.key, node.vkeys = new, [str(new.verifier)]
+    for look in (LOOKS["block"], LOOKS["checkpoint"], LOOKS["receipt"]):
+        assert not isinstance(outcome(look, comeback()), CairnError)
+
+
+def test_key_change_that_is_not_the_old_keys_or_not_in_the_ledger_is_not_followed(
+    node: Operator, comeback: Comeback
+) -> None:
+    comeback().checkpoint()
+    old, new = node.key, new_key(node.origin)
+    good = KeyChange.sign(old, new.verifier)
+    own = KeyChange.sign(new, new.verifier)
+    elsewhere = KeyChange.sign(old, new_key("cairn/1").verifier)
+    node.key, node.vkeys = new, [str(new.verifier)]
+    for change in (own, elsewhere):
+        node.show(with_record(change.to_value()))
+        assert isinstance(outcome(LOOKS["block"], comeback()), UntrustedSignerError)
+    node.show(with_record(good.to_value()))
+    shown_only = view(node.ledger[LENGTH])
+    node.show(history(LENGTH + 1))
+    node.lie = lambda r, a: (
+        httpx.Response(200, json={"blocks": [shown_only], "next": None})
+        if r.url.path == "/blocks"
+        else a
+    )
+    error = outcome(LOOKS["block"], comeback())
+    assert isinstance(error, InconsistentError)
+    assert "the key was changed in block 12, which is not signed" in str(error)
+
+
+def test_search_for_a_change_of_the_key_ends(
+    node: Operator, comeback: Comeback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "SEARCH_PAGES", 20)
+    comeback().checkpoint()
+    node.key, numbers = new_key(node.origin), itertools.count(1)
+    node.lie = lambda r, a: (
+        httpx.Response(200, json={"blocks": [], "next": f"?cursor={next(numbers)}"})
+        if r.url.path == "/blocks"
+        else a
+    )
+    node.paths.clear()
+    assert isinstance(outcome(LOOKS["block"], comeback()), UntrustedSignerError)
+    assert 20 < len(node.paths) < FEW
+
+
 @pytest.mark.parametrize("n", range(4))
 def test_witnesses_that_are_asked_for_must_have_cosigned(
     node: Operator, comeback: Comeback, n: int
@@ -1458,7 +1517,7 @@ def test_what_a_client_asks_for(node: Operator, comeback: Comeback) -> None:
     assert asked(lambda c: c[9], client) == ["/blocks/9", "/tile/0/000"]
     scanned = asked(lambda c: list(c.scan()), client)
     assert len([path for path in scanned if path.startswith("/?")]) == 3
-    assert len(scanned) <= 3 + 4
+    assert len(scanned) <= 3 + 12  # and each tile of hashes once
     assert len(asked(lambda c: following(c, 0, 300), client)) <= 1 + 2
     node.show([*blocks, *history(3001)[3000:]])
     assert asked(lambda c: c[3000], client)[:2] == ["/blocks/3000", "/checkpoint?covering=3001"]

@@ -62,6 +62,9 @@ KEPT_TILES: Final = 1024
 """Tiles that are held, of 8 KiB at most."""
 ACKNOWLEDGED: Final = 100_000
 """Acknowledged appends that are held, of some 100 bytes each, until a checkpoint shows them."""
+SEARCH_PAGES: Final = 10_000
+"""Pages that records are looked for on, at most: a node searches for a second before it gives one
+that is not full, so that these are hours."""
 LOOK_APPENDS: Final = 1000
 """After how many a client that only appends looks for such a checkpoint, ..."""
 LOOK_SECONDS: Final = 10.0
@@ -430,7 +433,7 @@ class Trust:
     def _search(self, text: str, start: int, wanted: Callable[[Block], bool]) -> Steps[list[Block]]:
         """Return the blocks from `start` on that have `text` in them and are wanted, unchecked."""
         found: list[Block] = []
-        while True:
+        for _ in range(SEARCH_PAGES):
             request = wire.get("/blocks", {"contains": text, "cursor": str(start)})
             answer = yield from answered(request, Tries(self._patience))
             page = answers.read_found(request, answer)
@@ -441,6 +444,7 @@ class Trust:
             if not re.fullmatch("[0-9]{1,19}", following) or int(following) <= start:
                 raise answers.bad_answer(request, "a page that leads nowhere")
             start = int(following)
+        raise answers.bad_answer(request, f"{SEARCH_PAGES} pages, and more pages")
 
     def acknowledged(self, index: int, block_hash: bytes) -> Steps[None]:
         """Hold on to what was recorded until a checkpoint shows it.

@@ -11,6 +11,7 @@ from typing import Final
 
 from cairn.ledger import Ledger
 from cairn.store.directory import occupied
+from cairn.store.disk import CHECKPOINT_NAME
 
 LAB_KEYS: Final = "cairn-lab-keys"
 """The folder beside the copy with the keys that sign it: the user's own sign one chain only."""
@@ -29,6 +30,8 @@ def scratch_copy(directory: Path) -> Iterator[Path]:
         if occupied(directory):
             with Ledger.open(directory, read_only=True) as ledger:
                 ledger.backup(copy)
+            # It is signed anew, by other keys: that is refused where there is a checkpoint.
+            (copy / CHECKPOINT_NAME).unlink(missing_ok=True)
         yield copy
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
