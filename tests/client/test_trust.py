@@ -578,6 +578,10 @@ LIES: Final[dict[str, tuple[Lie, dict[str, type[CairnError]]]]] = {
         on("/blocks", in_page("blocks", put(-1, forged(BLOCKS[-1], timestamp=1)))),
         {"search": InvalidChainError},
     ),
+    "result that is not there, before one that is": (
+        on("/blocks", lambda p: p | {"blocks": [forged(BLOCKS[3], timestamp=1), view(BLOCKS[8])]}),
+        {"search": InconsistentError},
+    ),
     "results that are not there": (
         on("/blocks", lambda p: p | {"blocks": [STRANGE]}),
         {"search": InconsistentError},

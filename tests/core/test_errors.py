@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from cairn.core.errors import CairnError, EntryError, ExtendError, FormatError
+from cairn.core.errors import CairnError, EntryError, ExtendError, FormatError, InconsistentError
 from cairn.core.rules import Failure, InvalidChainError
 
 FAILURE = Failure(3, "link", "aa", "bb", "block 3 breaks rule 'link'")
@@ -32,6 +32,17 @@ def test_an_extend_error_says_where_and_why() -> None:
     error = ExtendError(7, EntryError("too odd"))
     assert (error.durable, error.cause.reason) == (7, "too odd")
     assert str(error) == "item 7 is refused: too odd; the items before it are durable"
+
+
+def test_an_inconsistent_error_carries_both_statements_and_says_where_they_are() -> None:
+    error = InconsistentError("it was cut", "ten blocks", "nine blocks", "/the/evidence")
+    for each in (error, pickle.loads(pickle.dumps(error))):
+        assert (each.remembered, each.found, each.evidence) == (
+            "ten blocks",
+            "nine blocks",
+            "/the/evidence",
+        )
+        assert str(each) == "it was cut; the evidence is in /the/evidence"
 
 
 def test_an_invalid_chain_error_carries_the_failure() -> None:

@@ -20,8 +20,8 @@ from cairn.core.errors import DamagedError, ProofError
 from cairn.core.header import LINK
 from cairn.core.merkle import node_hash, tree_hash
 from cairn.core.segment import Segment
-from cairn.core.tree import WIDTH, as_hashes, levels_above, subtree_roots
-from cairn.hashing import best_hasher, hasher, names
+from cairn.core.tree import WIDTH
+from cairn.hashing import best_hasher
 from cairn.ledger import tree as trees
 from cairn.ledger.tree import Tree
 from cairn.store.directory import FILE_NAME
@@ -88,31 +88,6 @@ def check_all(tree: Tree, size: int, indexes: Sequence[int]) -> None:
     for index, proof in list(zip(indexes, expected, strict=True))[:20]:
         assert tree.prove_inclusion(index, size) == proof
         assert tree.prove_consistency(index, size) == proofs.prove_consistency(index, size, node)
-
-
-# The rows
-
-
-@pytest.mark.parametrize("name", names())
-def test_levels_and_roots_are_those_of_the_definition_on_all_hashers(name: str) -> None:
-    using = hasher(name)
-    for count in (0, 1, 2, 3, 5, 127, 128, 255, 256, 257, 511, 512, 600, 1023, 2567):
-        levels = levels_above(HASHES[:count], using)
-        assert len(levels) == 8
-        for height, level in enumerate(levels, 1):
-            step = 1 << height
-            leaves = (LEVELS[0][at : at + step] for at in range(0, count - step + 1, step))
-            assert [row.tobytes() for row in level] == [tree_hash(some) for some in leaves]
-        roots = subtree_roots(HASHES[:count], using)
-        assert roots.shape == (count // WIDTH, 32)
-        assert np.array_equal(roots, levels[-1])
-
-
-def test_hashes_that_do_not_lie_end_to_end_have_the_same_roots() -> None:
-    apart = np.ascontiguousarray(np.repeat(HASHES[:512], 2, axis=0))[::2]
-    assert np.array_equal(subtree_roots(apart, HASHER), subtree_roots(HASHES[:512], HASHER))
-    assert as_hashes(HASHES[:3].tobytes()).shape == (3, 32)
-    assert as_hashes(b"").shape == (0, 32)
 
 
 # From memory
