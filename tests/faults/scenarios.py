@@ -402,7 +402,6 @@ def in_a_process(act: Callable[[], object]) -> int:
 Scenarios = dict[str, tuple[Callable[[Case], None], Callable[[Case], None]]]
 SCENARIOS: Final[Scenarios] = {
     "create": (nothing, create),
-    "create over leftovers": (left_over, create),
     "open": (closed, open_),
     "recover from a kill": (killed, open_),
     "recover from a crash": (crashed, open_),
@@ -412,15 +411,16 @@ SCENARIOS: Final[Scenarios] = {
     "append with a checkpoint": (log_nearly_full, append_twice),
     "close": (appended, close),
     "backup": (opened, backup),
-    "backup into an empty directory": (opened_and_target_empty, backup),
     "import": (nothing, import_),
-    "import into an empty directory": (target_empty, import_),
     "seal": (tail_full, append_keyed),
     "erase": (opened, erase_last),
     "erase in a file": (tail_not_full, erase_first),
 }
 """Each call of these may fail."""
 SOAKED: Final[Scenarios] = {
+    "create over leftovers": (left_over, create),
+    "backup into an empty directory": (opened_and_target_empty, backup),
+    "import into an empty directory": (target_empty, import_),
     "seal the first file": (nothing_sealed, append_keyed),
     "seal an overgrown tail": (tail_overgrown, append),
     "extend and seal": (tail_full, extend),

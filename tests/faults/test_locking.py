@@ -73,6 +73,12 @@ def look(reader: subprocess.Popen[str]) -> tuple[int, str]:
     return int(length), head
 
 
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the suite remembers is not for other users to read."""
+    monkeypatch.setenv("CAIRN_HOME", "/no/such/folder")
+
+
 @pytest.fixture
 def open_path() -> Iterator[Path]:
     """A directory that every user can reach."""
