@@ -277,7 +277,7 @@ def test_a_mark_that_cannot_be_written_does_not_cost_the_verdict(path: Path) -> 
     more(path, 3)
     mark(path).unlink()
     mark(path).mkdir()  # nobody may write there, not even who may do all
-    with pytest.warns(RuntimeWarning, match="the mark cannot be written"):
+    with pytest.warns(RuntimeWarning, match="validated.json cannot be written"):
         report = validated(path, incremental=True)
     assert (report.valid, report.blocks) == (True, N + 3)
     assert [file.name for file in path.iterdir() if file.name.endswith(".new")] == []

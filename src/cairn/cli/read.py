@@ -60,7 +60,9 @@ def show(directory: Path, block: str) -> None:
 def export(directory: Path, output: Path | None, parquet: Path | None, tiles: Path | None) -> None:
     """Write every block's JSON view, a line each, to standard output or a file."""
     if sum(option is not None for option in (output, parquet, tiles)) > 1:
-        raise click.UsageError("--output is for lines, --parquet for columns, --tiles for proofs")
+        raise click.UsageError(
+            "--output is for lines, --parquet for columns, --tiles for proofs: name one"
+        )
     if tiles:
         with open_to_prove(directory) as ledger, progress("exporting", len(ledger)) as show_done:
             checkpoint = write_mirror(ledger, tiles, lambda done, _size: show_done(done))
