@@ -15,6 +15,7 @@ from cairn.core import rules
 from cairn.core.genesis import Limits
 from cairn.core.header import Header
 from cairn.core.rules import NUMBERS, RULES, Broken, Failure, Stored
+from tests.builders import chain
 from tests.core import reference
 from tests.core.chains import GENESIS, LIMITS, VALUES, sealed
 
@@ -414,3 +415,13 @@ def test_a_failure_cannot_be_changed() -> None:
     failure = rules.failure(1, "link", Broken("a", "b", "c"))
     with pytest.raises(FrozenInstanceError):
         failure.index = 2  # type: ignore[misc]
+
+
+def test_a_block_that_is_shown_is_judged_by_what_was_shown_before_it() -> None:
+    first, second = chain("recorded")
+    for before in (None, first):
+        shown = Stored.of(second, 1, before)
+        assert rules.first_broken(shown) is None
+        assert shown.previous_hash == (before and first.stored_hash)
+        assert shown.previous_timestamp == (before and first.header.timestamp)
+        assert shown.size == second.header.size

@@ -32,7 +32,6 @@ from cairn.core.errors import (
     ProofError,
     StoreError,
 )
-from cairn.core.genesis import MAX_U32, Limits
 from cairn.core.header import Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.proofs import (
@@ -69,9 +68,6 @@ LOOK_APPENDS: Final = 1000
 """After how many a client that only appends looks for such a checkpoint, ..."""
 LOOK_SECONDS: Final = 10.0
 """... and after how long."""
-
-_ANY: Final = Limits(count=MAX_U32, size=MAX_U32)
-"""The limits are in genesis, which a node that is asked for one block does not show."""
 
 log = logging.getLogger(__name__)
 
@@ -612,18 +608,7 @@ def _runs(blocks: Iterable[Block]) -> list[list[Block]]:
 
 def _require_sound(block: Block, before: Block | None) -> None:
     """Refuse a block that breaks a rule; `before` is the one before it, where that is at hand."""
-    entries = tuple(entry.to_bytes() for entry in block.entries)
-    stored = Stored(
-        position=block.index,
-        header=block.header,
-        hash=block.stored_hash,
-        entries=entries,
-        size=sum(map(len, entries)),
-        previous_hash=before.stored_hash if before else None,
-        previous_timestamp=before.header.timestamp if before else None,
-        limits=_ANY,
-    )
-    if failure := rules.first_broken(stored):
+    if failure := rules.first_broken(Stored.of(block, block.index, before)):
         raise InvalidChainError(failure)
 
 

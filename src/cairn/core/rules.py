@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from cairn.core.block import Block, is_erased
 from cairn.core.entry import Entry
 from cairn.core.errors import CairnError, FormatError
-from cairn.core.genesis import Genesis, Limits
+from cairn.core.genesis import MAX_U32, Genesis, Limits
 from cairn.core.header import FORMAT_VERSION, LIMIT_63, NO_HASH, Header, Kind
 from cairn.core.merkle import leaf_hash, tree_hash
 
@@ -46,6 +46,9 @@ class InvalidChainError(CairnError):
         return self.failure.message
 
 
+_ANY: Final = Limits(count=MAX_U32, size=MAX_U32)
+
+
 class Stored(NamedTuple):
     """One block as it lies in the store, and what the rules need to know around it."""
 
@@ -61,6 +64,24 @@ class Stored(NamedTuple):
     previous_timestamp: int | None
     """µs; None where the block before is not at hand."""
     limits: Limits
+
+    @classmethod
+    def of(cls, block: Block, position: int, before: Block | None) -> Stored:
+        """Return a block as somebody shows it who does not say what the ledger's limits are.
+
+        `before` is the block before it, where that is at hand.
+        """
+        entries = tuple(entry.to_bytes() for entry in block.entries)
+        return cls(
+            position=position,
+            header=block.header,
+            hash=block.stored_hash,
+            entries=entries,
+            size=sum(map(len, entries)),
+            previous_hash=before.stored_hash if before else None,
+            previous_timestamp=before.header.timestamp if before else None,
+            limits=_ANY,
+        )
 
     @property
     def is_erased(self) -> bool:

@@ -9,8 +9,7 @@ from cairn.core import rules
 from cairn.core.block import Block
 from cairn.core.erasure import Erasure
 from cairn.core.errors import ProofError
-from cairn.core.genesis import MAX_U32, Limits
-from cairn.core.header import NO_HASH, Header, Kind
+from cairn.core.header import Header, Kind
 from cairn.core.merkle import tree_hash
 from cairn.core.rules import InvalidChainError, Stored
 from cairn.core.tree import WIDTH
@@ -21,8 +20,6 @@ from cairn.proof.tiles import ENTRIES, headers_in, tiles_of
 Read = Callable[[str, int], bytes]
 """`read(path, most)` returns what a path of the mirror holds, of which it need not read more than
 `most` bytes and one; raises ProofError where that is nothing."""
-
-_ANY = Limits(count=MAX_U32, size=MAX_U32)
 
 
 def check_mirror(
@@ -42,7 +39,7 @@ def check_mirror(
     checkpoint = signed.checkpoint
     size, genesis = checkpoint.size, ledger_of(checkpoint.origin)
     given = iter(blocks) if blocks is not None else None
-    before: tuple[bytes, int] | None = None  # hash and timestamp
+    before: Block | None = None
     row: list[bytes] = []
     unrecorded: dict[int, bytes] = {}  # erased blocks, by position: their data roots
     for index, header in enumerate(_headers(read, size)):
@@ -60,7 +57,7 @@ def check_mirror(
             if erasure and unrecorded.get(erasure.index) == erasure.id:
                 del unrecorded[erasure.index]
         row.append(header.hash)
-        before = row[-1], header.timestamp
+        before = block
     if given and next(given, None):
         raise ProofError(f"the data goes on after the {size} blocks that were signed")
     for index in unrecorded:
@@ -117,20 +114,10 @@ def _next(blocks: Iterator[Block], index: int) -> Block:
 
 
 def _broken(
-    block: Block, index: int, before: tuple[bytes, int] | None, *, with_data: bool
+    block: Block, index: int, before: Block | None, *, with_data: bool
 ) -> rules.Failure | None:
     """Return the first rule that a block breaks, of those that can be asked."""
-    entries = tuple(entry.to_bytes() for entry in block.entries)
-    stored = Stored(
-        position=index,
-        header=block.header,
-        hash=block.stored_hash,
-        entries=entries,
-        size=sum(map(len, entries)),
-        previous_hash=before[0] if before else NO_HASH,
-        previous_timestamp=before[1] if before else None,
-        limits=_ANY,
-    )
+    stored = Stored.of(block, index, before)
     if with_data:
         return rules.first_broken(stored)
     for rule in rules.RULES:

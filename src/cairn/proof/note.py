@@ -180,13 +180,7 @@ class Note:
         Raises:
             ProofError: it is not exactly one.
         """
-        raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
-        if len(raw) > MAX_NOTE:
-            raise ProofError(f"a note of {len(raw)} bytes is past the limit, {MAX_NOTE}")
-        try:
-            whole = raw.decode()
-        except UnicodeDecodeError as error:
-            raise ProofError(f"a note is UTF-8: {error}") from None
+        whole = decoded("a note", data, MAX_NOTE)
         if any(character < " " and character != "\n" for character in whole):
             raise ProofError("a note has no control characters but newlines")
         text, separator, lines = whole.rpartition("\n\n")
@@ -237,6 +231,21 @@ def parse_signatures(lines: str) -> tuple[Signature, ...]:
     if len(found) > MAX_SIGNATURES:
         raise ProofError(f"{len(found)} signatures are past the limit, {MAX_SIGNATURES}")
     return tuple(found)
+
+
+def decoded(what: str, data: bytes | str, most: int) -> str:
+    """Return the text of what somebody else has made, of at most so many bytes.
+
+    Raises:
+        ProofError: it is longer, or not UTF-8.
+    """
+    raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
+    if len(raw) > most:
+        raise ProofError(f"{what} of {len(raw)} bytes is past the limit, {most}")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ProofError(f"{what} is UTF-8: {error}") from None
 
 
 def unbase64(text: str) -> bytes | None:

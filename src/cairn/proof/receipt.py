@@ -21,7 +21,14 @@ from cairn.core.header import FORMAT_VERSION, HEADER_BYTES, LIMIT_63, Header
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.proofs import check_inclusion
 from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, hinted, ledger_of
-from cairn.proof.note import MAX_SIGNATURES, Note, UnknownSignerError, VerifierKey, unbase64
+from cairn.proof.note import (
+    MAX_SIGNATURES,
+    Note,
+    UnknownSignerError,
+    VerifierKey,
+    decoded,
+    unbase64,
+)
 
 FORMAT: Final = "receipt/1"
 TLOG_PROOF: Final = "c2sp.org/tlog-proof@v1"
@@ -174,13 +181,7 @@ class Receipt:
         Raises:
             ProofError: it is none.
         """
-        raw = data.encode(errors="surrogatepass") if isinstance(data, str) else data
-        if len(raw) > MAX_RECEIPT:
-            raise ProofError(f"a receipt of {len(raw)} bytes is past the limit, {MAX_RECEIPT}")
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            raise ProofError(f"a receipt is UTF-8: {error}") from None
+        text = decoded("a receipt", data, MAX_RECEIPT)
         is_tlog_proof = text.startswith(TLOG_PROOF)
         return cls._of(_tlog_proof(text) if is_tlog_proof else _object(text))
 
