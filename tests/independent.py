@@ -20,6 +20,12 @@ LIMITS = {  # default, lowest, highest
     "size": (16_777_216, 17, 2**32 - 1),
     "depth": (128, 1, 256),
 }
+SEALS = {  # lowest, highest; a half-life is at least the interval, too
+    "interval": (1_000, 86_400_000_000),
+    "half_life": (1_000, 2**46),
+    "final_depth": (1, 2**20),
+}
+EASIEST = 0x207FFFFF
 PART_BLOCKS = 131_072
 PART_BYTES = 2**25
 DEFAULTS = {name: default for name, (default, _, _) in LIMITS.items()}
@@ -32,6 +38,16 @@ ESCAPES |= {'"': '\\"', "\\": "\\\\"}
 class Finding:
     index: int
     rule: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a genesis fixes for the blocks after it."""
+
+    limits: dict[str, int]
+    seal: dict[str, int] | None = None  # None: instant
+    bits: int = 0
+    timestamp: int = 0
 
 
 class UnreadableError(Exception):
@@ -61,7 +77,7 @@ def check(directory: Path) -> list[Finding]:
     broken: list[Finding] = []
     position = 0  # of the next block
     before: Block | None = None
-    limits = DEFAULTS
+    terms = Terms(DEFAULTS)
     length = 0
     erased: dict[int, bytes] = {}  # position and data root
     named: set[tuple[int, bytes]] = set()  # by records
@@ -82,8 +98,8 @@ def check(directory: Path) -> list[Finding]:
                 position, before = first, None
             for block in blocks:
                 if position == 0:
-                    limits = genesis_limits(block.entries) or DEFAULTS
-                rule = broken_rule(block, position, before, limits)
+                    terms = genesis_terms(block) or Terms(DEFAULTS)
+                rule = broken_rule(block, position, before, terms)
                 if rule is not None and position < length:
                     broken.append(Finding(position, rule))
                 elif lacks_its_data(block) and position < length:
@@ -275,9 +291,7 @@ def blocks_of_row(
     ]
 
 
-def broken_rule(
-    block: Block, position: int, before: Block | None, limits: dict[str, int]
-) -> str | None:
+def broken_rule(block: Block, position: int, before: Block | None, terms: Terms) -> str | None:
     header = block.header
     follows = before is None or header.previous_hash == before.stored_hash
     in_order = before is None or header.timestamp >= before.header.timestamp
@@ -285,7 +299,7 @@ def broken_rule(
     root = tree([sha256(b"\x00" + entry).digest() for entry in block.entries])
     kept = {
         "version": header.version == 1,
-        "kind": header.kind == 2 or (header.kind in (0, 1) and not at_start),
+        "kind": header.kind in ((2,) if at_start else (1,) if terms.seal else (0, 1, 2)),
         "count": (header.kind == 1 or header.count == 1) and header.count == len(block.entries),
         "index": header.index == position,
         "timestamp": header.timestamp < 2**63 and in_order,
@@ -293,11 +307,67 @@ def broken_rule(
         "hash": block.stored_hash == sha256(b"\x00" + header.data).digest(),
         "size": header.size == block.stored_bytes,
         "data_root": header.data_root == root or is_erased(block),
-        "work": header.bits == 0 and header.nonce == 0,
-        "genesis": genesis_limits(block.entries) is not None if at_start else True,
-        "limits": header.count <= limits["count"] and header.size <= limits["size"],
+        "work": has_work(block, position, before, terms),
+        "genesis": genesis_terms(block) is not None if at_start else True,
+        "limits": header.count <= terms.limits["count"] and header.size <= terms.limits["size"],
     }
     return next((rule for rule, is_kept in kept.items() if not is_kept), None)
+
+
+def has_work(block: Block, position: int, before: Block | None, terms: Terms) -> bool:
+    header = block.header
+    if terms.seal is None:
+        return bool(header.bits == header.nonce == 0)
+    target = target_of(header.bits)
+    if target is None:
+        return False
+    if position == 0:
+        return target <= (0x7FFFFF << 232) and bool(header.nonce == 0)
+    if int.from_bytes(block.stored_hash, "big") > target:
+        return False
+    return before is None or bool(
+        header.bits == asked_bits(position, before.header.timestamp, terms)
+    )
+
+
+def target_of(bits: int) -> int | None:
+    length, first, second, third = bits.to_bytes(4, "big")
+    if first >= 128:
+        return None
+    digits = bytes([first, second, third]) + bytes(max(length - 3, 0))
+    number = int.from_bytes(digits[: max(length, 3)][:length], "big")
+    return number if 0 < number < 2**256 else None
+
+
+def compact(target: int) -> int:
+    digits = target.to_bytes(33, "big").lstrip(b"\x00")
+    if digits[0] >= 128:
+        digits = b"\x00" + digits
+    return int.from_bytes(bytes([len(digits)]) + (digits + bytes(2))[:3], "big")
+
+
+def asked_bits(position: int, before: int, terms: Terms) -> int:
+    """The bits of the block at a position, after one with that timestamp."""
+    assert terms.seal is not None
+    late = before - (terms.timestamp + terms.seal["interval"] * (position - 1))
+    exponent = abs(late) * 65536 // terms.seal["half_life"]
+    if late < 0:
+        exponent = -exponent
+    easiest = target_of(EASIEST)
+    first = target_of(terms.bits)
+    if first is None or easiest is None or first > easiest:
+        first = easiest
+    assert first is not None
+    assert easiest is not None
+    if exponent >= 256 * 65536:
+        return EASIEST
+    if exponent < -300 * 65536:
+        return compact(1)
+    x = exponent % 65536
+    cubic = 195766423245049 * x + 971821376 * x * x + 5127 * x * x * x
+    number = first * (65536 + (cubic + 2**47) // 2**48)
+    number = number * 2 ** (exponent // 65536 + 300) // 2**316
+    return compact(min(max(number, 1), easiest))
 
 
 def is_erased(block: Block) -> bool:
@@ -346,11 +416,11 @@ def tree(leaves: list[bytes]) -> bytes:
     return sha256(b"\x01" + tree(leaves[:k]) + tree(leaves[k:])).digest()
 
 
-def genesis_limits(entries: list[bytes]) -> dict[str, int] | None:
-    """The limits that a genesis sets, or None where the entries do not record a genesis."""
-    if len(entries) != 1:
+def genesis_terms(block: Block) -> Terms | None:
+    """What a genesis sets, or None where the entries do not record a genesis."""
+    if len(block.entries) != 1:
         return None
-    text = entries[0][16:]
+    text = block.entries[0][16:]
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=object_of)
         if canonical(value).encode("utf-8") != text:
@@ -359,7 +429,10 @@ def genesis_limits(entries: list[bytes]) -> dict[str, int] | None:
         return None
     if not isinstance(value, dict) or set(value) != {"format", "name", "seal", "limits", "message"}:
         return None
-    if value["format"] != 1 or value["seal"] != {"kind": "instant"}:
+    if value["format"] != 1 or not isinstance(value["seal"], dict):
+        return None
+    seal = value["seal"]
+    if seal != {"kind": "instant"} and not is_seal_of_work(seal):
         return None
     if not isinstance(value["name"], str) or not 1 <= len(value["name"]) <= 255:
         return None
@@ -370,7 +443,24 @@ def genesis_limits(entries: list[bytes]) -> dict[str, int] | None:
             return None
         if not LIMITS[name][1] <= limit <= LIMITS[name][2]:
             return None
-    return DEFAULTS | value["limits"]
+    limits = DEFAULTS | value["limits"]
+    if seal["kind"] == "instant":
+        return Terms(limits)
+    if limits["size"] > 16_777_216:
+        return None
+    numbers = {name: seal[name] for name in SEALS}
+    return Terms(limits, numbers, block.header.bits, block.header.timestamp)
+
+
+def is_seal_of_work(seal: dict[str, object]) -> bool:
+    if set(seal) != {"kind", *SEALS} or seal["kind"] != "work":
+        return False
+    numbers = {name: seal[name] for name in SEALS}
+    for name, (lowest, highest) in SEALS.items():
+        number = numbers[name]
+        if type(number) is not int or not lowest <= number <= highest:
+            return False
+    return bool(numbers["half_life"] >= numbers["interval"])  # type: ignore[operator]
 
 
 def object_of(members: list[tuple[str, object]]) -> dict[str, object]:

@@ -791,9 +791,10 @@ def forge(random: Random, blocks: list[Forgery]) -> None:
         after.hash = after.header.hash
 
 
-def test_random_forgeries(copy: Copy) -> None:
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_random_forgeries(copy: Copy, times: int) -> None:
     rules = set()
-    for seed in range(120):
+    for seed in range(80 * times):
         random = Random(seed)
         directory = copy(random.choice(["appended", "batches"]))
         with forging(directory, cover_tracks=random.random() < 0.5) as blocks:
@@ -830,12 +831,13 @@ def mutate(random: Random, directory: Path) -> None:
     set_column(directory, row[0], column, bytes(changed))
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("step", [1, 4, sqlite.SCAN_BLOCKS])
 def test_random_bytes_in_random_columns(
-    copy: Copy, monkeypatch: pytest.MonkeyPatch, step: int
+    copy: Copy, monkeypatch: pytest.MonkeyPatch, step: int, times: int
 ) -> None:
     monkeypatch.setattr(sqlite, "SCAN_BLOCKS", step)  # where rows are joined must not matter
-    for seed in range(step, step + 120):
+    for seed in range(step, step + 60 * times):
         random = Random(seed)
         directory = copy(random.choice(["extended", "rows"]))
         for _ in range(random.choice([1, 1, 2, 4])):
@@ -876,9 +878,10 @@ def overlap(rows: Sequence[Row]) -> bool:
     return any(row[0] + len(row[1]) // HASH_BYTES > after[0] for row, after in pairwise(rows))
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("overlapping", [False, True], ids=["apart", "overlapping"])
-def test_random_rearrangements_of_rows(copy: Copy, overlapping: bool) -> None:
-    for seed in range(200):
+def test_random_rearrangements_of_rows(copy: Copy, overlapping: bool, times: int) -> None:
+    for seed in range(100 * times):
         random = Random(seed)
         directory = copy(random.choice(["extended", "rows", "batches"]))
         for _ in range(random.choice([1, 1, 2, 4])):
@@ -1009,10 +1012,13 @@ def record_again(directory: Path, path: Path) -> None:
     execute(directory, "UPDATE segments SET digest = ? WHERE first = ?", digest, int(path.stem))
 
 
-def test_random_changes_of_files(sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_random_changes_of_files(
+    sealed_copy: SealedCopy, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
     """Both read the same out of damaged counts and offsets, wherever a file is cut into parts."""
     rules = set()
-    for seed in range(250):
+    for seed in range(100 * times):
         random = Random(seed)
         sealed.cut_into_parts(monkeypatch, random.choice([1, *PARTS]))
         ledger = random.choice(["extended", "rows", "batches"])

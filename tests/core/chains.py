@@ -8,7 +8,7 @@ import numpy as np
 
 from cairn.core.block import Block
 from cairn.core.entry import Entry
-from cairn.core.genesis import Genesis, Limits
+from cairn.core.genesis import Genesis, Limits, Terms
 from cairn.core.header import Header
 from cairn.core.segment import Segment
 from tests.core import reference
@@ -18,6 +18,7 @@ KINDS = {"g": 2, "v": 0, "r": 2, "0": 1, "1": 1, "2": 1, "3": 1}
 """What a block is: genesis, value, record, or a batch of so many entries."""
 
 LIMITS = Limits()
+TERMS = Terms()
 GENESIS = (
     b'{"format":1,"limits":{},"message":"","name":"example","seal":{"kind":"instant"}}'  # canonical
 )

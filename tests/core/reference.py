@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 from hashlib import sha256
 from itertools import pairwise
-from math import isfinite
+from math import floor, isfinite
 from typing import NamedTuple
 
 from cairn.core import rules
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.header import Header
 from cairn.core.rules import Failure, Stored
 
@@ -242,7 +243,7 @@ def read(row: Columns) -> list[Lying]:
     ]
 
 
-def broken(row: Columns, limits: Limits) -> list[Failure]:
+def broken(row: Columns, terms: Terms) -> list[Failure]:
     """Ask the rules about one block after another."""
     failures = []
     for block in read(row):
@@ -254,7 +255,7 @@ def broken(row: Columns, limits: Limits) -> list[Failure]:
             size=block.size,
             previous_hash=block.previous_hash,
             previous_timestamp=block.previous_timestamp,
-            limits=limits,
+            terms=terms,
         )
         failure = rules.first_broken(stored)
         if failure is not None:
@@ -262,8 +263,12 @@ def broken(row: Columns, limits: Limits) -> list[Failure]:
     return failures
 
 
-def first_rule(block: Lying, limits: Limits) -> str | None:
-    """Return the name of the first rule that `block` breaks: the table of rules, top to bottom."""
+def first_rule(block: Lying, terms: Terms | None) -> str | None:
+    """Return the name of the first rule that `block` breaks: the table of rules, top to bottom.
+
+    Terms of None are not known: what they say is not asked for.
+    """
+    asert = terms.asert if terms else None
     header = block.header
     kind, count = number(header, "kind"), number(header, "count")
     timestamp, previous_timestamp = number(header, "timestamp"), block.previous_timestamp
@@ -273,7 +278,7 @@ def first_rule(block: Lying, limits: Limits) -> str | None:
         previous_hash = bytes(32)
     kept = {
         "version": number(header, "version") == 1,
-        "kind": kind in ([2] if at_genesis else [0, 1, 2]),
+        "kind": kind in ([2] if at_genesis else [1] if asert else [0, 1, 2]),
         "count": (count == 1 or kind == 1) and count == len(block.entries),
         "index": number(header, "index") == block.position,
         "timestamp": timestamp < 2**63
@@ -283,17 +288,82 @@ def first_rule(block: Lying, limits: Limits) -> str | None:
         "size": number(header, "size") == block.size,
         "data_root": header[64:96] == tree([leaf(entry) for entry in block.entries])
         or is_erased(block),
-        "work": number(header, "bits") == 0 and number(header, "nonce") == 0,
+        "work": keeps_work(block, terms),
         "genesis": not at_genesis or records_genesis(block.entries),
-        "limits": count <= limits.count and number(header, "size") <= limits.size,
+        "limits": terms is None
+        or (count <= terms.limits.count and number(header, "size") <= terms.limits.size),
     }
     return next((name for name, keeps in kept.items() if not keeps), None)
+
+
+def keeps_work(block: Lying, terms: Terms | None) -> bool:
+    """Return whether the block keeps rule 10."""
+    bits, nonce = number(block.header, "bits"), number(block.header, "nonce")
+    asert = terms.asert if terms else None
+    if asert is None and (terms or bits == 0):
+        return bits == 0 and nonce == 0
+    target = compact(bits)
+    if block.position == 0:
+        return target is not None and target <= 0x7FFFFF * 256**29 and nonce == 0
+    if target is None or int(block.hash.hex(), 16) > target:
+        return False
+    if asert is None or block.previous_timestamp is None:
+        return True
+    first = asert.time + asert.interval  # the timestamp of genesis
+    expected = next_bits(
+        asert.bits, first, asert.interval, asert.half_life, block.position, block.previous_timestamp
+    )
+    return bits == expected
 
 
 def is_erased(block: Lying) -> bool:
     if number(block.header, "kind") != 0 or number(block.header, "count") != 1:
         return False
     return len(block.entries) == 1 and len(block.entries[0]) > 16 and set(block.entries[0]) == {0}
+
+
+# Work
+
+
+@cache
+def compact(bits: int) -> int | None:
+    """Return the target of compact bits, digit by digit, or None if they are none."""
+    length, digits = bits // 2**24, bits % 2**24
+    if digits >= 0x800000:  # negative
+        return None
+    target = int(Fraction(digits) * Fraction(256) ** (length - 3))
+    return target if 0 < target < 2**256 else None
+
+
+def to_compact(target: int) -> int:
+    """Return the compact bits of a target: its first digits, as many as fit below the sign."""
+    length = 0
+    while target >= 0x800000 * Fraction(256) ** (length - 3):
+        length += 1
+    return length * 2**24 + int(target / Fraction(256) ** (length - 3))
+
+
+@cache
+def next_bits(
+    genesis_bits: int,
+    genesis_time: int,
+    interval: int,
+    half_life: int,
+    position: int,
+    timestamp: int,
+    limit: int = 0x207FFFFF,
+) -> int:
+    """Return the bits of the block at `position`; `timestamp` is that of the block before."""
+    schedule = genesis_time + interval * (position - 1)
+    exponent = int(Fraction((timestamp - schedule) * 65536, half_life))  # toward zero
+    exponent = min(max(exponent, -600 * 65536), 600 * 65536)  # out of range anyway
+    f = exponent % 65536
+    factor = 65536 + (195766423245049 * f + 971821376 * f**2 + 5127 * f**3 + 2**47) // 2**48
+    target, most = compact(genesis_bits), compact(limit)
+    assert target is not None
+    assert most is not None
+    target = floor(target * factor * Fraction(2) ** (exponent // 65536 - 16))
+    return to_compact(min(max(target, 1), most))
 
 
 LIMIT_RANGES = {"count": (1, 2**32 - 1), "size": (17, 2**32 - 1), "depth": (1, 256)}
@@ -315,7 +385,7 @@ def records_genesis(entries: list[bytes]) -> bool:
         and value["format"] == 1
         and isinstance(value["name"], str)
         and 1 <= len(value["name"]) <= 255
-        and value["seal"] == {"kind": "instant"}
+        and is_seal(value["seal"])
         and isinstance(value["message"], str)
         and isinstance(value["limits"], dict)
         and all(
@@ -324,4 +394,21 @@ def records_genesis(entries: list[bytes]) -> bool:
             and LIMIT_RANGES[name][0] <= limit <= LIMIT_RANGES[name][1]
             for name, limit in value["limits"].items()
         )
+        and (value["seal"]["kind"] == "instant" or value["limits"].get("size", 0) <= 16_777_216)
+    )
+
+
+def is_seal(value: object) -> bool:
+    """Return whether a value is what the table of seals asks for."""
+    if not isinstance(value, dict) or value.get("kind") != "work":
+        return value == {"kind": "instant"}
+    if set(value) != {"kind", "interval", "half_life", "final_depth"}:
+        return False
+    interval, half_life, depth = value["interval"], value["half_life"], value["final_depth"]
+    if not (type(interval) is int and type(half_life) is int and type(depth) is int):
+        return False
+    return (
+        1_000 <= interval <= 86_400_000_000
+        and interval <= half_life <= 2**46
+        and 1 <= depth <= 2**20
     )

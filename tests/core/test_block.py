@@ -16,7 +16,7 @@ from cairn.core.block import VIEW_KEYS, Block, rfc3339
 from cairn.core.canonical import canonical, parse
 from cairn.core.entry import Entry
 from cairn.core.errors import EntryError, FormatError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.header import Header, Kind
 from tests.core import chains, reference, strategies
 
@@ -307,7 +307,7 @@ def assert_noticed(view: dict[str, Any]) -> None:
     position = block.index
     size = sum(len(entry) for entry in entries)
     stored = reference.Lying(position, header, block.stored_hash, entries, size, None, None)
-    assert reference.first_rule(stored, Limits()) in (
+    assert reference.first_rule(stored, Terms()) in (
         "version",
         "count",
         "hash",

@@ -27,7 +27,7 @@ from cairn.core.validation import Summary, erasures, screen, validate
 from cairn.hashing import best_hasher
 from cairn.hashing.portable import HashlibHasher
 from tests.core import reference
-from tests.core.chains import LIMITS, chain, columns, flipped, sealed
+from tests.core.chains import TERMS, chain, columns, flipped, sealed
 
 HASHERS = [HashlibHasher(), best_hasher()]
 SHAPE = "gvvr0v2v"
@@ -49,7 +49,7 @@ WHOLE = Segment.from_blocks(0, erased(SHAPE, *ERASED))
 
 
 def found(segment: Segment, hasher: Hasher = HASHERS[0], *, every: bool = True) -> Summary:
-    return validate(segment, hasher, LIMITS, every=every)
+    return validate(segment, hasher, TERMS, every=every)
 
 
 def named(blocks: Sequence[Block], *positions: int) -> tuple[tuple[int, bytes], ...]:
@@ -216,7 +216,7 @@ def test_each_flipped_bit_of_erased_blocks_is_named_as_the_format_says(column: s
         expected = [
             (block.position, rule)
             for block in reference.read(row)
-            if (rule := reference.first_rule(block, LIMITS)) is not None
+            if (rule := reference.first_rule(block, TERMS)) is not None
         ]
         assert expected
         failures = found(changed, HASHERS[bit % 2]).failures
@@ -266,13 +266,13 @@ def test_an_entry_that_is_erased_while_it_is_read_is_erased() -> None:
     live = replace(whole, data=data)
 
     class Slow(HashlibHasher):
-        def screen(self, segment: Segment, limits: Any) -> Any:
-            bad = screen(segment, self, limits)
+        def screen(self, segment: Segment, terms: Any) -> Any:
+            bad = screen(segment, self, terms)
             assert not segment.erased.any()  # and it is remembered
             data[start:stop] = 0
             return bad
 
-    summary = validate(live, Slow(), LIMITS, every=True)
+    summary = validate(live, Slow(), TERMS, every=True)
     assert (summary.failures, summary.erased) == ((), named(blocks, 2))
 
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from cairn.core.block import Block
 from cairn.core.errors import FormatError
-from cairn.core.genesis import MAX_DEPTH, MAX_U32, Genesis, Limits
+from cairn.core.genesis import MAX_DEPTH, MAX_MINED_SIZE, MAX_U32, Genesis, Limits, Work
 from cairn.core.header import Kind
+from cairn.core.work import MAX_BITS
+from tests import independent
 from tests.core import chains, reference
 
 SALT = b"\x01" * 16
@@ -34,6 +36,14 @@ RANGES = [("count", 1, 2**32 - 1), ("size", 17, 2**32 - 1), ("depth", 1, 256)]
 def recording(*texts: bytes) -> Block:
     entries = [SALT + text for text in texts]
     return chains.sealed(2, entries, index=0, previous_hash=bytes(32), timestamp=0)
+
+
+def recorded_alike(entries: list[bytes]) -> bool:
+    """Return whether entries record a genesis; both who read the format say the same."""
+    header = independent.Header(bytes(104))
+    terms = independent.genesis_terms(independent.Block(bytes(32), header, entries, 0))
+    assert reference.records_genesis(entries) == (terms is not None)
+    return terms is not None
 
 
 def refused(value: object) -> str:
@@ -185,6 +195,86 @@ def test_a_message_may_be_empty_and_long() -> None:
         assert Genesis.of(block).message == message
 
 
+WORK: dict[str, Any] = {
+    "kind": "work",
+    "interval": 10_000_000,
+    "half_life": 3_600_000_000,
+    "final_depth": 60,
+}
+SEAL_RANGES = [
+    ("interval", 1_000, 3_600_000_000),
+    ("half_life", 10_000_000, 2**46),
+    ("final_depth", 1, 2**20),
+]
+"""With the other two as above; by itself an interval may be a day long."""
+
+
+def test_the_seal_of_work_is_read_and_written() -> None:
+    seal = Work(interval=10_000_000, half_life=3_600_000_000, final_depth=60)
+    assert seal.to_value() == WORK
+    genesis = Genesis.from_value(VALUE | {"seal": WORK})
+    assert genesis.seal == seal
+    assert genesis.to_value() == VALUE | {"seal": WORK}
+    block = genesis.block(timestamp=5, salt=SALT, bits=MAX_BITS)
+    assert Genesis.of(block) == genesis
+    assert recorded_alike([entry.to_bytes() for entry in block.entries])
+    assert Genesis.from_value(VALUE).seal is None
+
+
+@pytest.mark.parametrize(("name", "low", "high"), SEAL_RANGES)
+def test_each_number_of_a_seal_is_an_integer_in_its_range(name: str, low: int, high: int) -> None:
+    for value in (low, high):
+        assert getattr(Work.from_value(WORK | {name: value}), name) == value
+    others: tuple[Any, ...] = (
+        low - 1,
+        high + 1,
+        0,
+        -1,
+        True,
+        False,
+        None,
+        "60",
+        60.5,
+        [60],
+        10**20,
+    )
+    for other in others:
+        wrong = VALUE | {"seal": WORK | {name: other}}
+        named = "half_life" if name == "interval" and other == high + 1 else name
+        assert refused(wrong).startswith(f"seal.{named} is an integer from ")
+        text = reference.write(wrong).encode()
+        assert not recorded_alike([SALT + text])
+        with pytest.raises(FormatError):
+            Genesis.of(recording(text))
+
+
+def test_an_interval_is_a_day_at_most() -> None:
+    day = 86_400_000_000
+    assert Work(interval=day, half_life=day, final_depth=1).interval == day
+    for interval in (day + 1, 2**46):
+        value = WORK | {"interval": interval, "half_life": 2**46}
+        assert "seal.interval is an integer" in refused(VALUE | {"seal": value})
+
+
+@pytest.mark.parametrize("member", sorted(WORK))
+def test_each_member_of_a_seal_must_be_there(member: str) -> None:
+    seal = {name: value for name, value in WORK.items() if name != member}
+    assert refused(VALUE | {"seal": seal}) == (
+        f"seal {seal!r} is not known to this version of Cairn"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bits": 1}, {"": 1}, {"kind": "instant"}, {"kind": "Work"}, {"kind": True}]
+)
+def test_an_unknown_member_or_kind_of_a_seal_is_refused(changes: dict[str, Any]) -> None:
+    seal = WORK | changes
+    assert refused(VALUE | {"seal": seal}) == (
+        f"seal {seal!r} is not known to this version of Cairn"
+    )
+    assert not recorded_alike([SALT + reference.write(VALUE | {"seal": seal}).encode()])
+
+
 def test_genesis_and_limits_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         Genesis().name = "other"  # type: ignore[misc]
@@ -253,11 +343,13 @@ def test_a_block_without_entries_or_with_two_is_no_genesis() -> None:
             Genesis.of(block)
 
 
-def test_every_flipped_bit_of_genesis_is_another_genesis_or_none() -> None:
-    block = recording(CANONICAL)
-    assert reference.records_genesis([SALT + CANONICAL])
-    for bit in range(8 * len(CANONICAL)):
-        changed = bytearray(CANONICAL)
+@pytest.mark.parametrize("seal", [VALUE["seal"], WORK], ids=["instant", "work"])
+def test_every_flipped_bit_of_genesis_is_another_genesis_or_none(seal: dict[str, Any]) -> None:
+    recorded = reference.write(VALUE | {"seal": seal}).encode()
+    block = recording(recorded)
+    assert reference.records_genesis([SALT + recorded])
+    for bit in range(8 * len(recorded)):
+        changed = bytearray(recorded)
         changed[bit // 8] ^= 1 << bit % 8
         text = bytes(changed)
         try:
@@ -292,3 +384,14 @@ def test_any_genesis_that_fits_its_limit_reads_back_as_itself(
     assert reference.records_genesis([entry.to_bytes() for entry in block.entries])
     assert Block.from_view(json.loads(block.to_json())) == block
     assert block.header.kind == Kind.RECORD
+
+
+def test_blocks_of_a_ledger_of_work_have_a_size_that_can_be_sent() -> None:
+    seal = Work(interval=1_000_000, half_life=60_000_000, final_depth=6)
+    Genesis(seal=seal, limits=Limits(size=MAX_MINED_SIZE))
+    Genesis(limits=Limits(size=MAX_MINED_SIZE + 1))
+    with pytest.raises(FormatError, match=r"limits\.size of a ledger of work"):
+        Genesis(seal=seal, limits=Limits(size=MAX_MINED_SIZE + 1))
+    for size, good in ((MAX_MINED_SIZE, True), (MAX_MINED_SIZE + 1, False)):
+        value = VALUE | {"seal": seal.to_value(), "limits": {"size": size}}
+        assert recorded_alike([SALT + reference.write(value).encode()]) == good

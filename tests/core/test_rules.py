@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn.core import rules
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Limits, Terms
 from cairn.core.header import Header
 from cairn.core.rules import NUMBERS, RULES, Broken, Failure, Stored
 from tests.builders import chain
 from tests.core import reference
-from tests.core.chains import GENESIS, LIMITS, VALUES, sealed
+from tests.core.chains import GENESIS, TERMS, VALUES, sealed
 
 ORDER = [
     *("version", "kind", "count", "index", "timestamp", "link"),
@@ -35,7 +35,7 @@ def stored(
     entries: tuple[bytes, ...] = (ENTRY,),
     *,
     position: int = 5,
-    limits: Limits = LIMITS,
+    terms: Terms = TERMS,
     stored_hash: bytes | None = None,
     **fields: Any,
 ) -> Stored:
@@ -51,7 +51,7 @@ def stored(
         size=sum(len(entry) for entry in entries),
         previous_hash=LINK if position else None,
         previous_timestamp=BEFORE if position else None,
-        limits=limits,
+        terms=terms,
     )
 
 
@@ -80,7 +80,7 @@ def only(rule: str, block: Stored) -> Broken:
         block.previous_hash,
         block.previous_timestamp,
     )
-    assert reference.first_rule(lying, block.limits) == rule
+    assert reference.first_rule(lying, block.terms) == rule
     return broken
 
 
@@ -272,26 +272,27 @@ def test_later_records_need_not_be_a_genesis(position: int) -> None:
 def test_count_past_the_limit_breaks_rule_limits() -> None:
     entries = tuple(bytes([i]) * 16 + b"1" for i in range(4))
     expected = ("count at most 3", 4, "the count is past the limit")
-    assert only("limits", stored(1, entries, limits=Limits(count=3))) == expected
-    kept(stored(1, entries, limits=Limits(count=4)))
+    assert only("limits", stored(1, entries, terms=Terms(Limits(count=3)))) == expected
+    kept(stored(1, entries, terms=Terms(Limits(count=4))))
 
 
 def test_size_past_the_limit_breaks_rule_limits() -> None:
     entry = SALT + b'"' + b"a" * 10 + b'"'
     expected = ("size at most 27", 28, "the size is past the limit")
-    assert only("limits", stored(0, (entry,), limits=Limits(size=27))) == expected
-    kept(stored(0, (entry,), limits=Limits(size=28)))
-    assert only("limits", genesis_stored(limits=Limits(size=90)))[:2] == ("size at most 90", 96)
+    assert only("limits", stored(0, (entry,), terms=Terms(Limits(size=27)))) == expected
+    kept(stored(0, (entry,), terms=Terms(Limits(size=28))))
+    broken = only("limits", genesis_stored(terms=Terms(Limits(size=90))))
+    assert broken[:2] == ("size at most 90", 96)
 
 
 def test_both_limits_past_name_the_count_first() -> None:
     entries = (ENTRY, ENTRY)
-    broken = only("limits", stored(1, entries, limits=Limits(count=1, size=17)))
+    broken = only("limits", stored(1, entries, terms=Terms(Limits(count=1, size=17))))
     assert broken.expected == "count at most 1"
 
 
 def test_depth_is_not_a_matter_of_validation() -> None:
-    kept(stored(0, (SALT + b"[" * 200 + b"]" * 200,), limits=Limits(depth=1)))
+    kept(stored(0, (SALT + b"[" * 200 + b"]" * 200,), terms=Terms(Limits(depth=1))))
 
 
 # The first one counts
@@ -350,7 +351,7 @@ headers = st.fixed_dictionaries(
     st.integers(0, 2),
     st.sampled_from((None, LINK)),
     st.sampled_from((None, BEFORE)),
-    st.sampled_from((Limits(), Limits(count=2), Limits(size=60))),
+    st.sampled_from((Terms(), Terms(Limits(count=2)), Terms(Limits(size=60)))),
     st.data(),
 )
 def test_the_first_broken_rule_is_the_one_that_the_format_names(
@@ -359,7 +360,7 @@ def test_the_first_broken_rule_is_the_one_that_the_format_names(
     position: int,
     previous_hash: bytes | None,
     previous_timestamp: int | None,
-    limits: Limits,
+    terms: Terms,
     data: st.DataObject,
 ) -> None:
     size = sum(len(entry) for entry in entries)
@@ -376,13 +377,13 @@ def test_the_first_broken_rule_is_the_one_that_the_format_names(
         size,
         previous_hash,
         previous_timestamp,
-        limits,
+        terms,
     )
     lying = reference.Lying(
         position, header, stored_hash, entries, size, previous_hash, previous_timestamp
     )
     found = rules.first_broken(block)
-    assert (found and found.rule) == reference.first_rule(lying, limits)
+    assert (found and found.rule) == reference.first_rule(lying, terms)
 
 
 # The words

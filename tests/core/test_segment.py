@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cairn.core.block import Block
 from cairn.core.entry import Entry
 from cairn.core.errors import FormatError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
 from cairn.core.validation import validate
@@ -82,7 +82,7 @@ def test_columns_survive_being_stored_as_bytes() -> None:
 def test_columns_survive_being_sent_to_another_process() -> None:
     blocks = chain("gv3", start=0)
     segment = Segment.from_blocks(0, blocks)
-    summary = validate(segment, HASHER, Limits())  # fills what is computed once
+    summary = validate(segment, HASHER, Terms())  # fills what is computed once
     assert_holds(pickle.loads(pickle.dumps(segment)), 0, blocks)
     assert pickle.loads(pickle.dumps(summary)) == summary
 
@@ -163,7 +163,7 @@ def test_sealed_entries_are_the_blocks_one_would_make_one_by_one(start: int, n: 
         )
         blocks.append(block)
     assert_holds(segment, start, blocks)
-    assert validate(segment, HASHER, Limits()).failures == () or start == 0
+    assert validate(segment, HASHER, Terms()).failures == () or start == 0
 
 
 @given(st.lists(st.binary(min_size=16, max_size=56), min_size=1, max_size=8), st.integers(1, 2**62))
@@ -171,7 +171,7 @@ def test_any_entries_are_sealed_in_order(entries: list[bytes], start: int) -> No
     previous = b"\x11" * 32
     segment = sealed(entries, start=start, previous_hash=previous, timestamp=0)
     assert [segment.entries(i) for i in range(len(segment))] == [(entry,) for entry in entries]
-    assert validate(segment, HASHER, Limits(), every=True).failures == ()
+    assert validate(segment, HASHER, Terms(), every=True).failures == ()
     assert segment.fields["previous_hash"][0].tobytes() == previous
 
 
@@ -256,7 +256,7 @@ def read_in_every_way(segment: Segment) -> None:
             assert (part.start, len(part)) == (segment.start + first, last - first)
             assert_reads_as_stored(part)
     for every in (False, True):
-        validate(segment, HASHER, Limits(), every=every)
+        validate(segment, HASHER, Terms(), every=every)
     joined = Segment.join([segment, Segment.from_blocks(segment.stop, chain("v", start=1))])
     assert len(joined) == n + 1
     list(joined.blocks())

@@ -14,14 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cairn.core.block import Block
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Limits, Terms
 from cairn.core.header import Header
 from cairn.core.rules import Failure
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary, validate
 from cairn.hashing.portable import HashlibHasher
 from tests.core import reference
-from tests.core.chains import LIMITS, chain, columns, flipped, sealed, segment_of
+from tests.core.chains import TERMS, chain, columns, flipped, sealed, segment_of
 
 HASHER = HashlibHasher()
 SHAPE = "gv012r30"
@@ -30,22 +30,22 @@ WHOLE = Segment.from_blocks(0, BLOCKS)
 N = len(BLOCKS)
 
 
-def failures(segment: Segment, *, every: bool, limits: Limits = LIMITS) -> tuple[Failure, ...]:
-    return validate(segment, HASHER, limits, every=every).failures
+def failures(segment: Segment, *, every: bool, terms: Terms = TERMS) -> tuple[Failure, ...]:
+    return validate(segment, HASHER, terms, every=every).failures
 
 
-def agrees(segment: Segment, limits: Limits = LIMITS) -> list[Failure]:
+def agrees(segment: Segment, terms: Terms = TERMS) -> list[Failure]:
     """Hold validation to the rules, and the rules to the format; return all failures."""
     row = columns(segment)
-    expected = reference.broken(row, limits)
+    expected = reference.broken(row, terms)
     named = [
         (block.position, rule)
         for block in reference.read(row)
-        if (rule := reference.first_rule(block, limits)) is not None
+        if (rule := reference.first_rule(block, terms)) is not None
     ]
     assert [(failure.index, failure.rule) for failure in expected] == named
-    assert failures(segment, every=True, limits=limits) == tuple(expected)
-    assert failures(segment, every=False, limits=limits) == tuple(expected[:1])
+    assert failures(segment, every=True, terms=terms) == tuple(expected)
+    assert failures(segment, every=False, terms=terms) == tuple(expected[:1])
     return expected
 
 
@@ -59,17 +59,20 @@ def block_of_entry(j: int) -> int:
 
 
 def test_a_good_chain_has_no_failure_and_its_summary_says_what_it_is() -> None:
-    summary = validate(WHOLE, HASHER, LIMITS)
+    summary = validate(WHOLE, HASHER, TERMS)
     assert summary == Summary(
         start=0,
         stop=8,
         blocks=8,
         entries=9,
         nbytes=8 * 104 + sum(block.header.size for block in BLOCKS),
+        work=0,
         link=bytes(32),
         last_hash=BLOCKS[-1].stored_hash,
+        first_bits=0,
         first_timestamp=BLOCKS[0].header.timestamp,
         last_timestamp=BLOCKS[-1].header.timestamp,
+        asert=None,
         every=False,
         failures=(),
     )
@@ -81,7 +84,7 @@ def test_every_part_of_a_good_chain_has_no_failure() -> None:
         for last in range(first + 1, N + 1):
             part = WHOLE.cut(first, last)
             assert agrees(part) == []
-            summary = validate(part, HASHER, LIMITS)
+            summary = validate(part, HASHER, TERMS)
             assert (summary.start, summary.stop, summary.blocks) == (first, last, last - first)
             assert summary.link == BLOCKS[first].header.previous_hash
             assert summary.last_hash == BLOCKS[last - 1].stored_hash
@@ -93,7 +96,7 @@ def test_validation_changes_nothing() -> None:
     before = columns(WHOLE)
     for array in (WHOLE.headers, WHOLE.hashes, WHOLE.data):
         assert not array.flags.writeable
-    validate(WHOLE, HASHER, LIMITS, every=True)
+    validate(WHOLE, HASHER, TERMS, every=True)
     assert columns(WHOLE) == before
 
 
@@ -277,11 +280,12 @@ def test_a_chain_that_is_made_anew_from_some_block_on_is_not_found() -> None:
 
 @pytest.mark.parametrize("limits", [Limits(count=2), Limits(size=50), Limits(count=1, size=40)])
 def test_blocks_past_the_limits_are_found_exactly(limits: Limits) -> None:
-    found = agrees(WHOLE, limits)
+    terms = Terms(limits)
+    found = agrees(WHOLE, terms)
     past = [
         i
         for i, block in enumerate(BLOCKS)
-        if block.header.count > limits.count or block.header.size > limits.size
+        if block.header.count > terms.limits.count or block.header.size > terms.limits.size
     ]
     assert past
     assert [(f.index, f.rule) for f in found] == [(i, "limits") for i in past]
@@ -289,9 +293,9 @@ def test_blocks_past_the_limits_are_found_exactly(limits: Limits) -> None:
 
 def test_blocks_at_the_limits_are_kept() -> None:
     most = max(block.header.size for block in BLOCKS)
-    assert agrees(WHOLE, Limits(count=3, size=most)) == []
-    assert [f.index for f in agrees(WHOLE, Limits(count=3, size=most - 1))] == [0]
-    assert [f.index for f in agrees(WHOLE, Limits(count=2, size=most))] == [6]
+    assert agrees(WHOLE, Terms(Limits(count=3, size=most))) == []
+    assert [f.index for f in agrees(WHOLE, Terms(Limits(count=3, size=most - 1)))] == [0]
+    assert [f.index for f in agrees(WHOLE, Terms(Limits(count=2, size=most)))] == [6]
 
 
 # Rules on columns, field by field, with hashes that agree
@@ -316,10 +320,10 @@ edge_fields = st.fixed_dictionaries(
     st.text("vr0123", max_size=4),
     st.booleans(),
     st.lists(edge_fields, min_size=5, max_size=5),
-    st.sampled_from((LIMITS, Limits(count=2), Limits(size=40))),
+    st.sampled_from((TERMS, Terms(Limits(count=2)), Terms(Limits(size=40)))),
 )
 def test_any_consistent_edit_is_judged_as_the_rules_judge_it(
-    shape: str, first: bool, edits: list[dict[str, int]], limits: Limits
+    shape: str, first: bool, edits: list[dict[str, int]], terms: Terms
 ) -> None:
     """Each block is rehashed and links to the one before, so that later rules are reached too."""
     start = 0 if first else 3
@@ -333,7 +337,7 @@ def test_any_consistent_edit_is_judged_as_the_rules_judge_it(
             header = reference.put(header, name, value)
         stored_hash = reference.leaf(header)
         blocks.append(replace(block, header=Header.unpack(header), stored_hash=stored_hash))
-    agrees(Segment.from_blocks(start, blocks), limits)
+    agrees(Segment.from_blocks(start, blocks), terms)
 
 
 # Summaries add up
@@ -358,12 +362,12 @@ def folds(summaries: Sequence[Summary]) -> Iterator[Summary]:
     yield level[0]
 
 
-def assert_splits_do_not_matter(segment: Segment, limits: Limits, *, every: bool) -> None:
+def assert_splits_do_not_matter(segment: Segment, terms: Terms, *, every: bool) -> None:
     @cache
     def part(first: int, last: int) -> Summary:
-        return validate(segment.cut(first, last), HASHER, limits, every=every)
+        return validate(segment.cut(first, last), HASHER, terms, every=every)
 
-    whole = validate(segment, HASHER, limits, every=every)
+    whole = validate(segment, HASHER, terms, every=every)
     for places in splits(len(segment)):
         for total in folds([part(first, last) for first, last in places]):
             assert total == whole
@@ -390,7 +394,7 @@ def test_however_a_chain_is_split_its_parts_add_up_to_the_whole(
     start = 0 if first else 3
     blocks = chain(("g" if first else "v") + shape, start=start)
     segment = with_faults(Segment.from_blocks(start, blocks), places)
-    assert_splits_do_not_matter(segment, LIMITS, every=every)
+    assert_splits_do_not_matter(segment, TERMS, every=every)
 
 
 @given(shapes, st.lists(edge_fields, min_size=5, max_size=5), st.booleans())
@@ -405,7 +409,7 @@ def test_parts_of_consistently_edited_chains_add_up_to_the_whole(
             headers[i] = reference.put(headers[i], name, value)
         hashes[i] = reference.leaf(headers[i])
     segment = segment_of(row._replace(headers=headers, hashes=hashes))
-    assert_splits_do_not_matter(segment, Limits(count=2), every=every)
+    assert_splits_do_not_matter(segment, Terms(Limits(count=2)), every=every)
 
 
 @pytest.mark.parametrize("every", [False, True])
@@ -416,7 +420,7 @@ def test_every_flipped_bit_of_a_link_or_timestamp_is_the_same_failure_across_a_s
     for i in range(3):
         for bit in [*range(128, 384, 5), *range(384, 448)]:
             changed = flipped(segment, "headers", 8 * 104 * i + bit)
-            assert_splits_do_not_matter(changed, LIMITS, every=every)
+            assert_splits_do_not_matter(changed, TERMS, every=every)
 
 
 @given(shapes, st.integers(0, 2**20), st.booleans())
@@ -426,7 +430,7 @@ def test_parts_of_a_chain_with_a_damaged_offset_fail_where_the_whole_does(
 ) -> None:
     blocks = chain("g" + shape)
     segment = with_faults(Segment.from_blocks(0, blocks), [("offsets", place)])
-    assert_splits_do_not_matter(segment, LIMITS, every=every)
+    assert_splits_do_not_matter(segment, TERMS, every=every)
 
 
 def test_whether_a_chain_is_valid_does_not_depend_on_which_rows_are_read_together() -> None:
@@ -441,7 +445,7 @@ def test_whether_a_chain_is_valid_does_not_depend_on_which_rows_are_read_togethe
         segment_of(reference.Columns(1, [header], [stored_hash], stored, [0, 60, 40])),
         Segment.from_blocks(2, [after]),
     ]
-    apart = reduce(add, (validate(row, HASHER, LIMITS, every=True) for row in rows))
+    apart = reduce(add, (validate(row, HASHER, TERMS, every=True) for row in rows))
     assert [(f.index, f.rule) for f in apart.failures] == [(1, "data_root")]
     if all(row.is_regular for row in rows):
         assert failures(Segment.join(rows), every=True) == apart.failures
@@ -450,7 +454,7 @@ def test_whether_a_chain_is_valid_does_not_depend_on_which_rows_are_read_togethe
 def gap_summaries(*parts: tuple[int, int, int]) -> list[Summary]:
     """Return the summaries of `BLOCKS[first:last]`, each claiming to begin at some position."""
     return [
-        validate(Segment.from_blocks(start, BLOCKS[first:last]), HASHER, LIMITS, every=True)
+        validate(Segment.from_blocks(start, BLOCKS[first:last]), HASHER, TERMS, every=True)
         for start, first, last in parts
     ]
 
@@ -481,8 +485,8 @@ def test_segments_in_the_wrong_order_are_failures_of_rule_index() -> None:
 
 def test_blocks_after_a_gap_are_still_judged() -> None:
     broken = flipped(WHOLE.cut(5, N), "hashes", 0)
-    a = validate(WHOLE.cut(0, 3), HASHER, LIMITS, every=True)
-    b = validate(broken, HASHER, LIMITS, every=True)
+    a = validate(WHOLE.cut(0, 3), HASHER, TERMS, every=True)
+    b = validate(broken, HASHER, TERMS, every=True)
     found = [(f.index, f.rule) for f in (a + b).failures]
     assert found == [(3, "index"), (5, "hash"), (6, "link")]
 
@@ -497,8 +501,8 @@ def test_where_two_parts_meet_the_lower_rule_is_the_failure() -> None:
                     headers=[reference.put(row.headers[0], "timestamp", 1), *row.headers[1:]]
                 )
             )
-        a = validate(WHOLE.cut(0, 4), HASHER, LIMITS)
-        b = validate(second, HASHER, LIMITS)
+        a = validate(WHOLE.cut(0, 4), HASHER, TERMS)
+        b = validate(second, HASHER, TERMS)
         assert [(f.index, f.rule) for f in (a + b).failures] == [(4, name)]
 
 
@@ -506,7 +510,7 @@ def test_a_sum_keeps_only_the_first_failure_unless_every_one_is_asked_for() -> N
     changed = flipped(flipped(WHOLE, "hashes", 8 * 32 * 2), "data", 8)
     expected = [(0, "data_root"), (2, "hash"), (3, "link")]
     for every in (False, True):
-        a, b = (validate(changed.cut(*c), HASHER, LIMITS, every=every) for c in ((0, 3), (3, N)))
+        a, b = (validate(changed.cut(*c), HASHER, TERMS, every=every) for c in ((0, 3), (3, N)))
         found = [(f.index, f.rule) for f in (a + b).failures]
         assert found == (expected if every else expected[:1])
 
@@ -525,7 +529,7 @@ def test_adding_is_associative_whatever_the_parts(
     changed = with_faults(WHOLE, places)
     blocks = list(changed.blocks())
     summaries = [
-        validate(Segment.from_blocks(start, blocks[first : first + n]), HASHER, LIMITS, every=every)
+        validate(Segment.from_blocks(start, blocks[first : first + n]), HASHER, TERMS, every=every)
         for start, first, n in parts
     ]
     totals = list(folds(summaries))

@@ -11,7 +11,7 @@ from cairn.core.block import Block
 from cairn.core.canonical import canonical, parse
 from cairn.core.entry import Entry
 from cairn.core.errors import EntryError
-from cairn.core.genesis import Genesis, Limits
+from cairn.core.genesis import Genesis, Limits, Terms
 from cairn.core.header import Header, Kind
 from cairn.core.merkle import node_hash, tree_hash
 from cairn.core.segment import Segment
@@ -104,9 +104,9 @@ def test_blocks_read_from_bytes_are_those_that_were_built(vectors: dict[str, Any
 
 def test_published_chain_keeps_every_rule(vectors: dict[str, Any]) -> None:
     segment = Segment.from_blocks(0, parsed(vectors))
-    assert validate(segment, HashlibHasher(), Limits(), every=True).failures == ()
+    assert validate(segment, HashlibHasher(), Terms(), every=True).failures == ()
     for block in reference.read(columns(segment)):
-        assert reference.first_rule(block, Limits()) is None
+        assert reference.first_rule(block, Terms()) is None
 
 
 def test_published_values_are_sealed_to_the_published_columns(vectors: dict[str, Any]) -> None:

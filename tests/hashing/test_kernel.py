@@ -180,6 +180,7 @@ SCREEN = {
     "offsets": bytes(8),
     "most_count": 1,
     "most_size": 1,
+    "mined": False,
     "flags": bytearray(2),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Limits, Terms
 from cairn.core.segment import Segment
 from cairn.core.validation import screen
+from cairn.core.work import MAX_BITS, Asert
 from cairn.hashing.lanes import INSTRUCTION_SETS, LanesHasher
 from cairn.hashing.portable import HashlibHasher
 from tests.core import reference
@@ -22,6 +23,7 @@ from tests.hashing.memory import at_the_end, at_the_start
 
 HASHERS = [LanesHasher(isa) for isa in INSTRUCTION_SETS]
 LIMITS = Limits()
+ASERT = Asert(MAX_BITS, 0, 1, 1)
 COLUMNS = ("headers", "hashes", "data", "offsets")
 CHUNK = 1024
 """Blocks that the kernel takes at a time; also the entries, but for one large block."""
@@ -34,11 +36,16 @@ def compare(segment: Segment, limits: Limits = LIMITS) -> list[int] | None:
 
     None where the segment is not regular, and left to the plain screen.
     """
-    found = [hasher.screen(segment, limits) for hasher in HASHERS]
+    compare_in(segment, Terms(limits, ASERT))
+    return compare_in(segment, Terms(limits))
+
+
+def compare_in(segment: Segment, terms: Terms) -> list[int] | None:
+    found = [hasher.screen(segment, terms) for hasher in HASHERS]
     if not segment.is_regular:
         assert found == [None] * len(HASHERS)
         return None
-    bad: list[int] = np.flatnonzero(screen(segment, HashlibHasher(), limits)).tolist()
+    bad: list[int] = np.flatnonzero(screen(segment, HashlibHasher(), terms)).tolist()
     for flags in found:
         assert flags is not None
         assert flags.dtype == np.bool_
@@ -208,6 +215,22 @@ def test_a_field_is_judged_though_the_hash_is_right(field: str, value: int, bloc
     link(segment)
     good = value == right or (field == "kind" and value <= 2)
     assert compare(segment) == ([] if good else [block])
+
+
+@pytest.mark.parametrize("field", ["bits", "nonce"])
+@pytest.mark.parametrize("value", [1, 2**31, 2**32 - 1])
+@pytest.mark.parametrize("make", [values, batches])
+def test_bits_and_nonce_are_left_to_others_on_a_ledger_of_work_alone(
+    field: str, value: int, make: Callable[[Iterable[int]], Segment]
+) -> None:
+    made = make([30] * 44)
+    for block in (0, 7, 17, 39):
+        columns = made.headers.copy(), made.hashes.copy(), made.data, made.offsets
+        segment = Segment(made.start, *columns)
+        segment.fields[field][block] = value
+        link(segment)
+        assert compare_in(segment, Terms()) == [block]
+        assert compare_in(segment, Terms(asert=ASERT)) == []
 
 
 @pytest.mark.parametrize("block", [0, 7, 17, 39, 43])

@@ -106,6 +106,14 @@ class NoSuchBlockError(UsageError, IndexError):
     """The ledger has no such block."""
 
 
+class NotFinalError(UsageError):
+    """A block of a work ledger may still give way to another, so that nothing is proved of it."""
+
+
+class NoSuchEntryError(UsageError, LookupError):
+    """Neither the ledger nor its pool has such an entry."""
+
+
 class ErasedError(UsageError):
     """The entry was erased on purpose; the ledger has a record of it."""
 

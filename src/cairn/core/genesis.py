@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from cairn.core.block import Block
@@ -11,11 +11,24 @@ from cairn.core.canonical import DEFAULT_DEPTH, canonical, parse
 from cairn.core.entry import SALT_BYTES, Entry
 from cairn.core.errors import EntryError, FormatError
 from cairn.core.header import FORMAT_VERSION, NO_HASH, Kind
+from cairn.core.work import MAX_BITS, Asert, is_target, target_of
 
 MAX_DEPTH: Final = 256
 """Containers inside one another that any Python stack can take."""
 MAX_U32: Final = 2**32 - 1
+MAX_MINED_SIZE: Final = 16 * 2**20
+"""Bytes of a block's entries on a ledger of work: nodes send blocks whole, and hold some."""
 
+MIN_INTERVAL: Final = 1_000
+"""µs. Blocks that come faster than they cross a network are made for nothing."""
+MAX_INTERVAL: Final = 24 * 3_600 * 1_000_000
+"""µs: a day."""
+MAX_HALF_LIFE: Final = 2**46
+"""µs: two years, and what `Asert` can take."""
+MAX_FINAL_DEPTH: Final = 2**20
+"""Blocks: as many may be taken off at once, and wait in the tail until they are final."""
+
+_INSTANT: Final = {"kind": "instant"}
 _KEYS: Final = {"format", "limits", "message", "name", "seal"}
 
 
@@ -68,6 +81,41 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The seal of a ledger whose blocks are mined, and become final by those that follow them."""
+
+    interval: int
+    """µs between blocks that the targets aim at."""
+    half_life: int
+    """µs that the chain is behind its schedule when the target has doubled; see `Asert`."""
+    final_depth: int
+    """Blocks that must follow a block until it can no longer change."""
+
+    def __post_init__(self) -> None:
+        _require_range("seal.interval", self.interval, MIN_INTERVAL, MAX_INTERVAL)
+        _require_range("seal.half_life", self.half_life, self.interval, MAX_HALF_LIFE)
+        _require_range("seal.final_depth", self.final_depth, 1, MAX_FINAL_DEPTH)
+
+    def to_value(self) -> dict[str, Any]:
+        """Return the JSON object `seal` of a genesis."""
+        return {"kind": "work"} | {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_value(cls, value: object) -> Work:
+        """Read the `seal` object of a genesis.
+
+        Raises:
+            FormatError: not exactly the members of this seal, or one is out of range.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(value, Mapping) or set(value) != {"kind", *names}:
+            raise FormatError(f"seal {value!r} is not known to this version of Cairn")
+        if value["kind"] != "work":
+            raise FormatError(f"seal {value!r} is not known to this version of Cairn")
+        return cls(**{name: value[name] for name in names})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Genesis:
     """A ledger's rules, on which two nodes agree exactly when they agree on genesis."""
 
@@ -76,18 +124,22 @@ class Genesis:
     message: str = ""
     """For people."""
     limits: Limits = Limits()
+    seal: Work | None = None
+    """None: instant, a block is final when it is written."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(_require_str("name", self.name)) <= 255:
             raise FormatError(f"name is a string of 1 to 255 characters, found {self.name!r}")
         _require_str("message", self.message)
+        if self.seal is not None:
+            _require_range("limits.size of a ledger of work", self.limits.size, 1, MAX_MINED_SIZE)
 
     def to_value(self) -> dict[str, Any]:
         """Return the JSON object that the genesis block records."""
         return {
             "format": FORMAT_VERSION,
             "name": self.name,
-            "seal": {"kind": "instant"},
+            "seal": self.seal.to_value() if self.seal else _INSTANT,
             "limits": self.limits.to_value(),
             "message": self.message,
         }
@@ -103,12 +155,11 @@ class Genesis:
             raise FormatError(f"genesis is an object with the members {sorted(_KEYS)}")
         if value["format"] is True or value["format"] != FORMAT_VERSION:
             raise FormatError(f"format {value['format']!r} is not known; this is {FORMAT_VERSION}")
-        if value["seal"] != {"kind": "instant"}:
-            raise FormatError(f"seal {value['seal']!r} is not known to this version of Cairn")
         return cls(
             name=value["name"],
             message=value["message"],
             limits=Limits.from_value(value["limits"]),
+            seal=None if value["seal"] == _INSTANT else Work.from_value(value["seal"]),
         )
 
     @classmethod
@@ -129,16 +180,52 @@ class Genesis:
             raise FormatError(f"the JSON of genesis is bad: {error}") from None
         return cls.from_value(value)
 
-    def block(self, *, timestamp: int, salt: bytes) -> Block:
+    def block(self, *, timestamp: int, salt: bytes, bits: int = 0) -> Block:
         """Return block 0 of a new ledger.
 
         `timestamp` is in µs since the Unix epoch; `salt` has 16 bytes, and makes the id of each
-        ledger its own even when name and message are equal.
+        ledger its own even when name and message are equal. `bits` are the target of the first
+        blocks of a ledger of work, and 0 on others.
 
         Raises:
-            FormatError: it does not fit the limit that it sets.
+            FormatError: it does not fit the limit that it sets, or `bits` do not go with the seal.
         """
         entry = Entry(salt, canonical(self.to_value()))
         if (size := len(entry.to_bytes())) > self.limits.size:
             raise FormatError(f"a genesis of {size} bytes does not fit its own limit")
-        return Block.of(Kind.RECORD, entry, index=0, previous_hash=NO_HASH, timestamp=timestamp)
+        if not (is_first_target(bits) if self.seal else bits == 0):
+            raise FormatError(f"bits {bits:08x} do not go with the seal")
+        block = Block.of(Kind.RECORD, entry, index=0, previous_hash=NO_HASH, timestamp=timestamp)
+        header = replace(block.header, bits=bits)
+        return replace(block, header=header, stored_hash=header.hash)
+
+
+def is_first_target(bits: int) -> bool:
+    """Whether `bits` may be those of the genesis of a ledger of work."""
+    return is_target(bits) and target_of(bits) <= target_of(MAX_BITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What genesis fixes for all blocks after it. The defaults are for one that is unreadable."""
+
+    limits: Limits = Limits()
+    asert: Asert | None = None
+    """What targets blocks must meet; None: no work is asked for."""
+    final_depth: int = 0
+    """Blocks that must follow a block until it is final; 0 where the seal is instant."""
+
+    @classmethod
+    def of(cls, block: Block) -> Terms:
+        """Read what a genesis block fixes. Bits that are no target count as `MAX_BITS`.
+
+        Raises:
+            FormatError: not a genesis, or its JSON is not canonical.
+        """
+        genesis = Genesis.of(block)
+        seal, header = genesis.seal, block.header
+        if seal is None:
+            return cls(genesis.limits)
+        bits = header.bits if is_first_target(header.bits) else MAX_BITS
+        asert = Asert(bits, header.timestamp - seal.interval, seal.interval, seal.half_life)
+        return cls(genesis.limits, asert, seal.final_depth)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from cairn.core.genesis import Limits
+    from cairn.core.genesis import Terms
     from cairn.core.segment import Segment
 
 
@@ -48,10 +48,11 @@ class Hasher(Protocol):
         """
         ...
 
-    def screen(self, segment: Segment, limits: Limits) -> NDArray[np.bool_] | None:
+    def screen(self, segment: Segment, terms: Terms) -> NDArray[np.bool_] | None:
         """Return `(n,)`: which blocks break a rule, as `cairn.core.validation.screen` finds them.
 
         None where it leaves that to the plain way: always, or for a segment that is not
-        `is_regular`. What only genesis is asked is not looked at, and erased blocks are not spared.
+        `is_regular`. What that leaves, this leaves, too: what only genesis is asked, or blocks of a
+        ledger of work. Erased blocks are not spared.
         """
         ...

@@ -7,16 +7,17 @@ definition it is held to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block, is_erased
 from cairn.core.entry import Entry
 from cairn.core.errors import CairnError, FormatError
-from cairn.core.genesis import MAX_U32, Genesis, Limits
+from cairn.core.genesis import MAX_U32, Genesis, Limits, Terms, is_first_target
 from cairn.core.header import FORMAT_VERSION, LIMIT_63, NO_HASH, Header, Kind
-from cairn.core.merkle import leaf_hash, tree_hash
+from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
+from cairn.core.work import MAX_BITS, Asert, is_target, target_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,12 @@ class Stored(NamedTuple):
     """As stored for the block before; None where that block is not at hand."""
     previous_timestamp: int | None
     """µs; None where the block before is not at hand."""
-    limits: Limits
+    terms: Terms | None
+    """Those of the chain's genesis; None where they are not known."""
 
     @classmethod
     def of(cls, block: Block, position: int, before: Block | None) -> Stored:
-        """Return a block as somebody shows it who does not say what the ledger's limits are.
+        """Return a block as somebody shows it who does not say what the ledger's terms are.
 
         `before` is the block before it, where that is at hand.
         """
@@ -80,7 +82,7 @@ class Stored(NamedTuple):
             size=sum(map(len, entries)),
             previous_hash=before.stored_hash if before else None,
             previous_timestamp=before.header.timestamp if before else None,
-            limits=_ANY,
+            terms=None,
         )
 
     @property
@@ -106,10 +108,12 @@ def check_version(block: Stored) -> Broken | None:
 
 
 def check_kind(block: Stored) -> Broken | None:
-    """Return how the kind is unknown, or is not a record at genesis, or None."""
+    """Return how the kind is unknown, or not the one that is asked for here, or None."""
     found = block.header.kind
     if block.position == 0 and found != Kind.RECORD:
         return Broken(int(Kind.RECORD), found, "genesis is a record")
+    if block.position > 0 and block.terms and block.terms.asert and found != Kind.BATCH:
+        return Broken(int(Kind.BATCH), found, "a ledger of work has batches alone after genesis")
     if found > max(Kind):
         return Broken("0, 1 or 2", found, "the kind is not known")
     return None
@@ -191,12 +195,53 @@ def check_data_root(block: Stored) -> Broken | None:
 
 
 def check_work(block: Stored) -> Broken | None:
-    """Return how bits or nonce are set on a ledger that asks for no work, or None."""
-    found = (block.header.bits, block.header.nonce)
-    if found == (0, 0):
+    """Return how the block lacks the work that is asked for, or shows some where none is, or None.
+
+    Where the terms are not known, a block is held to the target that it claims itself.
+    """
+    bits, nonce = block.header.bits, block.header.nonce
+    asert = block.terms.asert if block.terms else None
+    if not (asert if block.terms else bits):
+        if bits == nonce == 0:
+            return None
+        shown = "bits {:08x}, nonce {:016x}"
+        meaning = "this ledger asks for no work"
+        return Broken(shown.format(0, 0), shown.format(bits, nonce), meaning)
+    if block.position == 0:
+        return _first_target(bits, nonce)
+    if broken := _target_met(bits, block.hash):
+        return broken
+    if asert is None or block.previous_timestamp is None:
         return None
-    shown = "bits {:08x}, nonce {:016x}"
-    return Broken(shown.format(0, 0), shown.format(*found), "this ledger asks for no work")
+    return target_follows(asert, block.position - 1, block.previous_timestamp, bits)
+
+
+def _first_target(bits: int, nonce: int) -> Broken | None:
+    """Return how these are not the bits and nonce of the genesis of a ledger of work, or None."""
+    if not is_first_target(bits):
+        expected = f"a target of at most {MAX_BITS:08x}"
+        return Broken(expected, f"{bits:08x}", "genesis asks for no target that can be met")
+    if nonce:
+        return Broken(f"nonce {0:016x}", f"nonce {nonce:016x}", "genesis needs no work")
+    return None
+
+
+def _target_met(bits: int, found: bytes) -> Broken | None:
+    """Return how the hash `found` is past the target that `bits` stand for, or None."""
+    if not is_target(bits):
+        return Broken("a target", f"{bits:08x}", "the bits are no target")
+    most = target_of(bits).to_bytes(HASH_BYTES, "big")
+    if found <= most:
+        return None
+    return Broken(f"at most {most.hex()}", found.hex(), "the hash is past the target: no work")
+
+
+def target_follows(asert: Asert, position: int, timestamp: int, found: int) -> Broken | None:
+    """Return how bits `found` are not those after a block, by position and timestamp, or None."""
+    expected = asert.bits_after(position, timestamp)
+    if found == expected:
+        return None
+    return Broken(f"{expected:08x}", f"{found:08x}", "the target is not the one asked for")
 
 
 def check_genesis(block: Stored) -> Broken | None:
@@ -212,8 +257,9 @@ def check_genesis(block: Stored) -> Broken | None:
 
 def check_limits(block: Stored) -> Broken | None:
     """Return how the block is larger than its ledger allows, or None."""
+    limits = block.terms.limits if block.terms else _ANY
     for name in ("count", "size"):
-        most, found = getattr(block.limits, name), getattr(block.header, name)
+        most, found = getattr(limits, name), getattr(block.header, name)
         if found > most:
             return Broken(f"{name} at most {most}", found, f"the {name} is past the limit")
     return None
@@ -251,6 +297,11 @@ RULES: Final = (
 are judged before its bytes, so that an edit has one name: the block after an edited one links to
 its *stored* hash, and stays good."""
 
+OF_HEADERS: Final = tuple(
+    rule for rule in RULES if rule.name not in {"count", "size", "data_root", "genesis"}
+)
+"""Those that need no data."""
+
 ERASURE: Final = "erasure"
 """The last rule asks what comes after: a later record names an erased block."""
 
@@ -260,9 +311,12 @@ NUMBERS: Final = {
 """Rule name to number, from 1."""
 
 
-def first_broken(block: Stored) -> Failure | None:
-    """Return the failure of the first rule that `block` breaks, or None for a valid block."""
-    for rule in RULES:
+def first_broken(block: Stored, asked: Sequence[Rule] = RULES) -> Failure | None:
+    """Return the failure of the first rule that `block` breaks, or None for a valid block.
+
+    `asked` are some of `RULES`, in their order.
+    """
+    for rule in asked:
         if broken := rule.check(block):
             return failure(block.position, rule.name, broken)
     return None

@@ -22,6 +22,7 @@ def screen(
     offsets: _Buffer,
     most_count: int,
     most_size: int,
+    mined: bool,
     flags: _Buffer,
     /,
 ) -> bool: ...

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.errors import UsageError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.hasher import Hasher
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
@@ -91,7 +91,7 @@ class CudaHasher:
         """See `Hasher.link`. Each hash waits for the one before: work for a CPU."""
         return self.cpu.link(headers, previous_hash)
 
-    def screen(self, segment: Segment, limits: Limits) -> None:
+    def screen(self, segment: Segment, terms: Terms) -> None:
         """Leave it to the plain way; see `Hasher.screen`."""
 
     def search(self, header: bytes, first: int, count: int, target: int, /) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.errors import UsageError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.hashing.portable import HashlibHasher
@@ -74,7 +74,7 @@ class LanesHasher:
         _lanes.link(headers, previous_hash, out)
         return out
 
-    def screen(self, segment: Segment, limits: Limits) -> NDArray[np.bool_] | None:
+    def screen(self, segment: Segment, terms: Terms) -> NDArray[np.bool_] | None:
         """See `Hasher.screen`."""
         flags = np.empty(len(segment), np.uint8)
         regular = _lanes.screen(
@@ -84,8 +84,9 @@ class LanesHasher:
             np.ascontiguousarray(segment.hashes),
             np.ascontiguousarray(segment.data),
             np.ascontiguousarray(segment.offsets, np.uint64),
-            limits.count,
-            limits.size,
+            terms.limits.count,
+            terms.limits.size,
+            terms.asert is not None,
             flags,
         )
         return flags.view(np.bool_) if regular else None

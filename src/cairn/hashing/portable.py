@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.header import LINK
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
@@ -42,7 +42,7 @@ class HashlibHasher:
         headers[:, LINK] = _rows(digests[:-1])
         return _rows(digests[1:])
 
-    def screen(self, segment: Segment, limits: Limits) -> None:
+    def screen(self, segment: Segment, terms: Terms) -> None:
         """Leave it to the plain way; see `Hasher.screen`."""
 
 

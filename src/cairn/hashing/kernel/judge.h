@@ -37,6 +37,7 @@ struct judged {
     const uint8_t *leaves; /* where a block's entries begin, the root of all of them */
     const uint8_t *hashes; /* as computed */
     uint64_t most_count, most_size;
+    int mined; /* bits and nonce are somebody else's to judge */
     uint8_t *flags;
 };
 
@@ -50,7 +51,9 @@ ALWAYS_INLINE int breaks_a_rule(const struct judged *c, size_t i)
     const size_t first = c->firsts[i], last = c->firsts[i + 1];
     const uint64_t count = last - first, stored = c->offsets[last] - c->offsets[first];
     const uint64_t timestamp = read_be64(h + AT_TIMESTAMP);
-    const uint64_t kind = read_be64(h) ^ (uint64_t)1 << 48; /* of version 1 and without bits */
+    const uint64_t asked = c->mined ? 0 : UINT64_MAX; /* of bits and nonce: to be zero */
+    /* Of version 1, and without bits. */
+    const uint64_t kind = (read_be64(h) ^ (uint64_t)1 << 48) & (asked | ~(uint64_t)0xffffffff);
     const uint8_t *root = count ? c->leaves + first * DIGEST : EMPTY_ROOT;
     quad unequal = *(const quad *)(h + AT_ROOT) ^ *(const quad *)root;
     unequal |= *(const quad *)hash ^ *(const quad *)(c->hashes + i * DIGEST);
@@ -67,7 +70,7 @@ ALWAYS_INLINE int breaks_a_rule(const struct judged *c, size_t i)
     bad |= timestamp >> 63;
     bad |= read_be64(h + AT_COUNT) ^ (count << 32 | (uint32_t)stored);
     bad |= stored >> 32;
-    bad |= read_be64(h + AT_NONCE);
+    bad |= read_be64(h + AT_NONCE) & asked;
     bad |= (count > c->most_count) | (stored > c->most_size);
     return bad != 0;
 }

@@ -205,10 +205,11 @@ static PyObject *py_screen(PyObject *self, PyObject *args)
 {
     const char *name;
     PyObject *start, *most_count, *most_size;
+    int mined;
     Py_buffer headers, hashes, data, offsets, flags;
     if (!PyArg_ParseTuple(
-            args, "sOy*y*y*y*OOw*:screen", &name, &start, &headers, &hashes, &data, &offsets,
-            &most_count, &most_size, &flags))
+            args, "sOy*y*y*y*OOiw*:screen", &name, &start, &headers, &hashes, &data, &offsets,
+            &most_count, &most_size, &mined, &flags))
         return NULL;
     PyObject *result = NULL;
     const struct isa *isa = find_isa(self, name);
@@ -222,6 +223,7 @@ static PyObject *py_screen(PyObject *self, PyObject *args)
         .data = data.buf,
         .size = (uint64_t)data.len,
         .offsets = offsets.buf,
+        .mined = mined,
         .flags = flags.buf,
     };
     if (PyErr_Occurred())
@@ -320,8 +322,10 @@ static PyMethodDef METHODS[] = {
      "link(headers, previous_hash, out)\n--\n\n"
      "Write each header's previous_hash in place, and the hashes to out."},
     {"screen", py_screen, METH_VARARGS,
-     "screen(isa, start, headers, hashes, data, offsets, most_count, most_size, flags)\n--\n\n"
-     "Set the flag of each block that breaks a rule; False if the segment is not regular."},
+     "screen(isa, start, headers, hashes, data, offsets, most_count, most_size, mined, flags)"
+     "\n--\n\n"
+     "Set the flag of each block that breaks a rule; False if the segment is not regular. With\n"
+     "mined, bits and nonce are not looked at."},
     {"search", py_search, METH_VARARGS,
      "search(isa, header, first, last, target)\n--\n\n"
      "The lowest nonce of first..last with SHA-256(0x00 || header) <= target, or None."},

@@ -9,6 +9,7 @@ struct columns {
     uint64_t size; /* bytes of data */
     const uint64_t *offsets;
     uint64_t most_count, most_size;
+    int mined;
     uint8_t *flags;
 };
 
@@ -140,6 +141,7 @@ static int screen_into(
             .follows = done > 0,
             .most_count = c->most_count,
             .most_size = c->most_size,
+            .mined = c->mined,
             .flags = c->flags + done,
         };
         isa->judge(&judged);
