@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from cairn import Block, Ledger
 from cairn.store.directory import FILE_NAME, LOCK_NAME, SEGMENTS_NAME, occupied
+from tests.faults import mining
 
 ROOT: Final = Path(__file__).parents[2]
 ALLOWED: Final = frozenset({"StoreError", "OSError"})
@@ -119,6 +120,10 @@ class Said:
     """Numbers that were to be erased, and the salts of their entries."""
     erased: set[int] = field(default_factory=set)
     """Those that were said to be."""
+    stepped: int | None = None
+    """Steps of `mining` that were said to be made; of a work ledger."""
+    step: int = 0
+    """The last one that was tried."""
     problems: list[str] = field(default_factory=list)
 
     def hear(self, words: list[Any]) -> None:
@@ -138,6 +143,10 @@ class Said:
                 self.erasing[number] = salt
             case ["erased", number]:
                 self.erased.add(number)
+            case ["step", steps]:
+                self.step = steps
+            case ["stepped", steps]:
+                self.step = self.stepped = steps
             case ["made", name]:
                 self.made.add(name)
             case ["empty", name]:
@@ -162,7 +171,9 @@ def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: boo
     assert "ledger" in names or not said.acknowledged
     for name in present - names:
         require_as_good_as_none(directory / name)
-    if "ledger" in names:
+    if said.stepped is not None:
+        mining.judge(directory / "ledger", said.stepped, said.step)
+    elif "ledger" in names:
         for number in said.erased:
             require_no_trace(directory / "ledger", said.erasing[number])
         with Ledger.open(directory / "ledger") as ledger:

@@ -25,11 +25,14 @@ from pathlib import Path
 from typing import Final
 
 from cairn import Block, Ledger, OutcomeUnknownError, UsageError
+from cairn.hashing import best_hasher
 from cairn.ledger import exchange as cairn_exchange
 from cairn.ledger import writer as cairn_writer
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.store import disk, sqlite
 from cairn.store.directory import sync
+from cairn.store.disk import DiskStore
+from tests.faults import mining
 from tests.faults.harness import key, numbers, place, tune, value
 from tests.faults.shim import Mode, Shim
 
@@ -59,6 +62,8 @@ class Case:
         self.template = template
         self.shim = shim
         self.ledger: Ledger | None = None
+        self.store: DiskStore | None = None
+        """In place of a ledger, where blocks are mined."""
         self.keyed: list[int] = []
         self.erasing: list[int] = []
         self.count = itertools.count(101)
@@ -119,6 +124,27 @@ class Case:
             with suppress(UsageError):  # it is erased already
                 self.ledger.erase(number, reason="again")
             self.say("erased", number)
+
+    def copy_mined(self, steps: int) -> None:
+        """Put a work ledger there, and on the disk."""
+        shutil.copytree(self.template / f"mined {steps}", self.path)
+        for path in (*self.path.rglob("*"), self.path, self.path.parent):
+            sync(path)
+        self.say("stepped", steps)
+        self.open_mined()
+
+    def open_mined(self) -> DiskStore:
+        self.store = DiskStore(self.path, best_hasher())
+        self.say("made", self.path.name)
+        return self.store
+
+    def step(self) -> None:
+        """Make the next step of `mining`."""
+        assert self.store is not None
+        steps = mining.steps_of(self.store)
+        self.say("step", steps + 1)
+        mining.make_step(self.store)
+        self.say("stepped", steps + 1)
 
     def close(self) -> None:
         assert self.ledger is not None
@@ -249,6 +275,20 @@ def nothing_and_small_tails(_: Case) -> None:
 def target_empty_and_small_tails(case: Case) -> None:
     tune(disk, SEAL_BLOCKS=2)
     target_empty(case)
+
+
+def before_step(steps: int, **constants: int) -> Callable[[Case], None]:
+    """Return what puts a work ledger there to which so many steps were done."""
+
+    def prepare(case: Case) -> None:
+        tune(disk, **constants)
+        case.copy_mined(steps)
+
+    return prepare
+
+
+def step(case: Case) -> None:
+    case.step()
 
 
 def create(case: Case) -> None:
@@ -415,6 +455,7 @@ SCENARIOS: Final[Scenarios] = {
     "seal": (tail_full, append_keyed),
     "erase": (opened, erase_last),
     "erase in a file": (tail_not_full, erase_first),
+    "reorganise and seal": (before_step(mining.RETURN, SEAL_BLOCKS=2), step),
 }
 """Each call of these may fail."""
 SOAKED: Final[Scenarios] = {
@@ -430,6 +471,10 @@ SOAKED: Final[Scenarios] = {
     "backup of files into an empty directory": (tail_full_and_target_empty, backup),
     "import into files": (nothing_and_small_tails, import_),
     "import into files in an empty directory": (target_empty_and_small_tails, import_),
+    "reorganise": (before_step(mining.REORGANISE), step),
+    "advance": (before_step(mining.EXTEND), step),
+    "advance and seal": (before_step(mining.EXTEND, SEAL_BLOCKS=2), step),
+    "pool": (before_step(mining.POOL), step),
 }
 """Of these too: they take long."""
 STORIES: Final[Scenarios] = {
@@ -457,6 +502,8 @@ def make_template(template: Path) -> None:
     import_chain(template / "sealed", (template / "lines").read_bytes().splitlines())
     assert len(list(template.glob("sealed/segments/*.segment"))) == 2
     tune(disk, SEAL_BLOCKS=SEAL_BLOCKS)
+    for steps in (mining.POOL, mining.REORGANISE, mining.EXTEND, mining.RETURN):
+        mining.make(template / f"mined {steps}", steps)
 
 
 def appends_before_checkpoint(template: Path) -> int:
@@ -513,6 +560,15 @@ def go_on(case: Case) -> None:
         case.retry()
 
 
+def go_on_mining(case: Case) -> None:
+    """Do the same with a work ledger."""
+    if case.store is not None:
+        with closing(case.store):
+            case.step()
+    with closing(case.open_mined()):
+        case.step()
+
+
 def main(scenario: str, root: str, *faults: str) -> None:
     warnings.simplefilter("ignore")  # a tail that could not be sealed
     tune(sqlite, LOG_PAGES=LOG_PAGES)
@@ -523,6 +579,7 @@ def main(scenario: str, root: str, *faults: str) -> None:
     template.mkdir()
     make_template(template)
     appends_before_checkpoint(template)
+    _, act = (SCENARIOS | SOAKED | STORIES)[scenario]
     for fault in faults:
         for k in itertools.count(1):
             name = f"{fault} {k}"
@@ -538,7 +595,7 @@ def main(scenario: str, root: str, *faults: str) -> None:
             # process's locks on them, but there is no other process.)
             shutil.copytree(directory, Path(root) / "copies" / name)
             case.say("copy")
-            case.attempt(partial(go_on, case), "broken")
+            case.attempt(partial(go_on_mining if act is step else go_on, case), "broken")
             if not failed:
                 break
 

@@ -20,7 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cairn import Ledger, Report, StoreError, UsageError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.hasher import Hasher
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
@@ -173,7 +173,7 @@ def test_what_travels_is_small(long: Path) -> None:
     """A part by name, and a summary: never blocks."""
     with Ledger.open(long, read_only=True) as ledger:
         parts = [p for p in ledger._store.parts(0, 201) if isinstance(p, Part)]
-    task = Task(Limits(), every=True)
+    task = Task(Terms(), every=True)
     assert len(parts) > 50
     for part in parts:
         assert len(pickle.dumps((check, part, task))) < 700

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from cairn import DamagedError, Ledger, OutcomeUnknownError, StoreError
+from cairn.core.block import Block
 from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
 from cairn.store import directory as directories
@@ -25,7 +26,9 @@ from cairn.store import disk, flat, sqlite
 from cairn.store.directory import SEGMENTS_NAME
 from cairn.store.disk import DiskStore
 from cairn.store.flat import Part, Sealed
+from cairn.store.interface import Pooled
 from tests.builders import chain, segments
+from tests.store.branches import GENESIS, branch, segment_of, side_blocks, with_entries
 from tests.store.sealed import build, cut_into_parts, database, files_of
 
 BLOCKS = chain(*range(40))
@@ -156,7 +159,7 @@ def test_what_a_reader_keeps_of_the_tail_s_hashes_goes_when_it_is_sealed(memory_
             for store in (writer, reader):
                 for block in (BLOCKS[segment.start], BLOCKS[segment.start // 2]):
                     assert store.find(block.stored_hash) == block.index
-                assert len(store._tail._hash_index._positions) <= disk.SEAL_BLOCKS
+                assert len(store._tail._hash_index.hashes._positions) <= disk.SEAL_BLOCKS
 
 
 # Sealing that fails
@@ -507,3 +510,118 @@ def test_more_blocks_than_a_file_holds_stay_in_the_tail(
             store.append(Segment.from_blocks(0, blocks[:4]), {})
         assert not (tmp_path / "segments" / "000000000000000.segment").exists()
         assert [b for s in store.scan(0, 9) for b in s.blocks()] == blocks[:4]
+
+
+# Work ledgers
+
+
+def mined_store(directory: Path, blocks: list[Block], final: int, *, at_once: int = 5) -> DiskStore:
+    DiskStore.create(directory)
+    store = opened(directory)
+    store.advance(segment_of(blocks[:1]), work=0, final=1)
+    for at in range(1, len(blocks), at_once):
+        some = segment_of(blocks[at : at + at_once])
+        store.advance(some, work=some.stop, final=max(1, min(some.stop, final)))
+    return store
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_only_final_blocks_are_sealed_and_a_run_is_cut_for_it(tmp_path: Path) -> None:
+    blocks = [GENESIS, *branch(GENESIS, "a", 20)]
+    with closing(mined_store(tmp_path, blocks, 8, at_once=20)) as store:
+        assert store._tail.begin() == 8
+        store.advance(segment_of(branch(blocks[15], "b", 3)), work=99, final=12)
+        assert store._tail.begin() == 12
+        assert [sealed.stop for sealed in store._tail.sealed()] == [8, 12]
+        assert len(positions(store, 0, 99)) == 19
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_an_advance_goes_to_the_tail_where_final_blocks_cannot_be_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [GENESIS, *branch(GENESIS, "a", 20)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "write", refuse)
+        with pytest.warns(RuntimeWarning, match="was not sealed: .*no space"):
+            store = mined_store(tmp_path, blocks, 15)
+    with closing(store):
+        assert files_of(tmp_path) == []
+        assert len(positions(store, 0, 99)) == 21
+        for block in branch(blocks[-1], "b", 5):
+            store.advance(segment_of([block]), work=99, final=18)
+        assert files_of(tmp_path) != []
+        assert store._tail.begin() == 18
+        assert len(positions(store, 0, 99)) == 26
+
+
+def test_a_tail_with_much_to_seal_is_sealed_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [GENESIS, *branch(GENESIS, "a", 40)]
+    with closing(mined_store(tmp_path, blocks, 1, at_once=2)) as store:
+        monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
+        monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+        store._room = None
+        for block in branch(blocks[-1], "b", 6):
+            store.advance(segment_of([block]), work=99, final=40)
+        assert [path.stem.lstrip("0") for path in files_of(tmp_path)] == ["", "9", "19", "29"]
+        assert len(positions(store, 0, 99)) == 47
+
+
+def test_an_entry_is_found_among_very_many_with_the_same_prefix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as itself, mined again and again by a hostile miner."""
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 3)
+    monkeypatch.setattr(flat, "PAGE", 64)
+    first = branch(GENESIS, "a", 6, entries=2)
+    twice = next(block for block in first if block.entries).entries[0]
+    again = with_entries(branch(first[-1], "again", 1)[0], (twice,) * 100)
+    blocks = [GENESIS, *first, again, *branch(again, "last", 9)]
+    with closing(mined_store(tmp_path, blocks, len(blocks))) as store:
+        found = store.find_entry(twice.id)
+        assert found[-100:] == [(7, place) for place in range(100)]
+        for block in blocks:
+            for entry in block.entries:
+                assert (block.index, block.entries.index(entry)) in store.find_entry(entry.id)
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_every_changed_byte_of_the_index_of_entries_is_found(tmp_path: Path) -> None:
+    blocks = [GENESIS, *branch(GENESIS, "a", 8)]
+    mined_store(tmp_path, blocks, len(blocks)).close()
+    with closing(opened(tmp_path, read_only=True)) as store:
+        part = next(part for part in store.parts(0, 9) if isinstance(part, Part))
+        with flat._opened(part.folder, part.sealed) as file:
+            begin, end = file.layout.ids, file.layout.data
+        assert end > begin
+        path = part.folder / part.sealed.name
+        whole = path.read_bytes()
+        for at in (8, *range(begin, end)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(DamagedError):
+                part.mapped(best_hasher())
+        path.write_bytes(whole)
+        part.mapped(best_hasher())
+
+
+@pytest.mark.usefixtures("small_tails")
+def test_a_backup_has_side_blocks_the_pool_and_all(memory_path: Path) -> None:
+    blocks = [GENESIS, *branch(GENESIS, "a", 20)]
+    pooled = Pooled(bytes(32), b"entry", 7)
+    (memory_path / "copy").mkdir()
+    (memory_path / "ledger").mkdir()
+    with closing(mined_store(memory_path / "ledger", blocks, 8)) as store:
+        store.advance(segment_of(branch(blocks[15], "b", 9)), work=50, final=12)
+        store.pool_add([pooled], "key")
+        store.set_addresses(["ws://a:1"])
+        store.backup(memory_path / "copy", lambda *_: None)
+        with closing(opened(memory_path / "copy")) as copy:
+            assert copy.head() == store.head()
+            assert (copy.work(), copy.final()) == (50, 12)
+            assert positions(copy, 0, 99) == positions(store, 0, 99)
+            assert side_blocks(copy) == side_blocks(store) == blocks[16:]
+            assert (copy.pool(), copy.pool_key("key")) == ([pooled], pooled.id)
+            assert copy.addresses() == ["ws://a:1"]
+            assert copy.find_entry(blocks[2].entries[0].id) == [(2, 0)]

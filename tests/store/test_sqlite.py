@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from cairn import (
     OutcomeUnknownError,
     ReadOnlyError,
     StoreError,
+    UsageError,
 )
+from cairn.store.interface import Pooled
 from cairn.store.runs import RUN_BLOCKS
-from cairn.store.sqlite import FILE_NAME, SqliteStore
+from cairn.store.sqlite import FILE_NAME, SCHEMA_VERSION, SqliteStore
 from tests.builders import chain, segments
+from tests.store.branches import GENESIS, branch, segment_of
 
 
 @pytest.fixture
@@ -101,9 +105,10 @@ def test_a_closed_store_refuses(directory: Path) -> None:
 
 
 def test_another_schema_version_is_named(directory: Path) -> None:
-    execute(directory, "PRAGMA user_version = 2")
+    said = f"schema {SCHEMA_VERSION - 1}; this version of Cairn reads {SCHEMA_VERSION}"
+    execute(directory, f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     for read_only in (True, False):
-        with pytest.raises(StoreError, match="schema 2; this version of Cairn reads 3"):
+        with pytest.raises(StoreError, match=said):
             SqliteStore(directory, read_only=read_only)
 
 
@@ -211,3 +216,45 @@ def test_opening_does_not_read_history(tmp_path: Path) -> None:
         assert ledger.head.data == "x" * 1000
         ledger.append("goes on")
         assert not ledger.validate().valid
+
+
+def test_a_second_writer_that_got_around_the_lock_cannot_fork_a_work_ledger(
+    tmp_path: Path,
+) -> None:
+    SqliteStore.create(tmp_path)
+    chain_a = branch(GENESIS, "a", 4)
+    with closing(SqliteStore(tmp_path)) as store:
+        store.advance(segment_of([GENESIS]), 0, 1)
+        store.advance(segment_of(chain_a), 9, 3)
+        stray = branch(chain_a[-1], "b", 2)
+        for blocks in (stray[1:], branch(chain_a[0], "c", 3), [GENESIS]):
+            with pytest.raises(StoreError, match="does not follow a stored one"):
+                store.advance(segment_of(blocks), 99, 3)
+        assert (store.head().length, store.work()) == (5, 9)
+
+
+def test_a_recorded_number_of_final_blocks_that_cannot_be_is_damage(tmp_path: Path) -> None:
+    SqliteStore.create(tmp_path)
+    with closing(SqliteStore(tmp_path)) as store:
+        store.advance(segment_of([GENESIS]), 0, 1)
+        for final in (-1, 2):
+            execute(tmp_path, f"UPDATE head SET final = {final}")
+            with pytest.raises(DamagedError, match="are recorded as final"):
+                store.final()
+
+
+def test_only_the_first_of_two_threads_puts_a_key(tmp_path: Path) -> None:
+    SqliteStore.create(tmp_path)
+    entries = [Pooled(bytes([number]) * 32, b"entry", 1) for number in range(8)]
+
+    def put(entry: Pooled) -> bool:
+        try:
+            store.pool_add([entry], "key")
+        except UsageError:
+            return False
+        return True
+
+    with closing(SqliteStore(tmp_path)) as store, ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(put, entries)) == 1
+        (kept,) = store.pool()
+        assert store.pool_key("key") == kept.id

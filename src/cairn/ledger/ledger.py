@@ -24,20 +24,27 @@ from cairn.core.errors import (
     ExistsError,
     FormatError,
     NoSuchBlockError,
+    NoSuchEntryError,
     NotFoundError,
     ProofError,
+    ReadOnlyError,
     StoreError,
     UsageError,
 )
-from cairn.core.genesis import Genesis, Limits
+from cairn.core.genesis import Genesis, Terms
 from cairn.core.header import Kind
+from cairn.core.merkle import HASH_BYTES
 from cairn.core.rules import failure
 from cairn.core.segment import Segment
 from cairn.core.validation import Summary
+from cairn.core.work import MAX_BITS
 from cairn.encoding import Encoder
 from cairn.hashing import best_hasher
 from cairn.hashing.search import cpus
+from cairn.ledger.chain import Chain
 from cairn.ledger.notary import Notary
+from cairn.ledger.standing import Standing, standing_of
+from cairn.ledger.submission import Submission
 from cairn.ledger.validation import Task, require_sound_ends, validate_store
 from cairn.ledger.writer import Append, Writer
 from cairn.proof.checkpoint import Checkpoint, SignedCheckpoint
@@ -48,7 +55,7 @@ from cairn.proof.rotation import KeyChange
 from cairn.report import Report
 from cairn.store.directory import new_directory, occupied
 from cairn.store.disk import DiskStore
-from cairn.store.interface import Store
+from cairn.store.interface import Pooled, Store
 from cairn.store.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -69,6 +76,10 @@ class Ledger:
 
     A sequence of `Block`: `len(ledger)`, `ledger[index]`, `ledger[-1]`, iteration. Safe to use from
     many threads; appends that come together share one commit.
+
+    On a work ledger, nodes put entries into blocks by mining, and agree on the chain with the most
+    work: nothing is appended to it or erased, entries are submitted, and what is not `final` yet
+    may still change.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class Ledger:
         self._store = store
         self._given_keyring = keyring
         self._hasher = best_hasher()
+        self._clock, self._entropy = clock, entropy
         self._writer = Writer(store, clock=clock, entropy=entropy, hasher=self._hasher)
         self._read_only = False
 
@@ -118,7 +130,7 @@ class Ledger:
         ledger._read_only = read_only
         if not read_only:
             try:
-                require_sound_ends(ledger._store, ledger._limits_or_default())
+                require_sound_ends(ledger._store, ledger._terms_or_default())
                 try:
                     ledger._finish_erasing("an erasure")
                 except StoreError as error:  # all else can go on
@@ -134,22 +146,28 @@ class Ledger:
         path: str | PathLike[str],
         genesis: Genesis | None = None,
         *,
+        bits: int | None = None,
         keyring: Keyring | None = None,
     ) -> Ledger:
         """Create a ledger in directory `path` and open it to write.
 
-        Without `genesis`, its name is that of the directory.
+        Without `genesis`, its name is that of the directory. `bits` are the target of a work
+        ledger's first blocks, in Bitcoin's compact form: by default the easiest there is.
 
         Raises:
             ExistsError: something is there already.
+            FormatError: `bits` do not go with the seal of `genesis`.
         """
         path = Path(path)
         genesis = genesis or Genesis(name=path.absolute().stem[:255] or "ledger")
-        block = genesis.block(timestamp=now_us(), salt=os.urandom(SALT_BYTES))
+        segment = _first(genesis, bits, now_us(), os.urandom(SALT_BYTES))
         with new_directory(path) as directory:
             DiskStore.create(directory)
             with closing(DiskStore(directory, best_hasher())) as store:
-                store.append(Segment.from_blocks(0, [block]), {})
+                if genesis.seal is None:
+                    store.append(segment, {})
+                else:
+                    store.advance(segment, work=0, final=1)
         return cls.open(path, keyring=keyring)
 
     @classmethod
@@ -157,13 +175,18 @@ class Ledger:
         cls,
         genesis: Genesis | None = None,
         *,
+        bits: int | None = None,
         clock: Callable[[], int] = now_us,
         entropy: Callable[[int], bytes] = os.urandom,
         keyring: Keyring | None = None,
     ) -> Ledger:
-        """Return a new ledger that is gone when it is: for tests and teaching."""
-        block = (genesis or Genesis()).block(timestamp=clock(), salt=entropy(SALT_BYTES))
-        store = MemoryStore(Segment.from_blocks(0, [block]))
+        """Return a new ledger that is gone when it is: for tests and teaching.
+
+        `bits` are as for `create`.
+        """
+        genesis = genesis or Genesis()
+        segment = _first(genesis, bits, clock(), entropy(SALT_BYTES))
+        store = MemoryStore(segment, mined=genesis.seal is not None)
         return cls(store, clock=clock, entropy=entropy, keyring=keyring)
 
     def append(self, value: object, *, key: str | None = None) -> Block:
@@ -179,7 +202,9 @@ class Ledger:
             EntryError: `value` has no canonical JSON or is past a limit. Nothing was written.
             KeyReusedError: `key` was used for another value. Nothing was written.
             OutcomeUnknownError: the disk failed; whether the entry is durable is not known.
+            UsageError: this is a work ledger: use `submit`.
         """
+        self._require_instant()
         return self._append(self.encoder.value(value), key)
 
     def append_json(self, text: bytes | str, *, key: str | None = None) -> Block:
@@ -187,8 +212,9 @@ class Ledger:
 
         Raises:
             EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
-            OutcomeUnknownError: as for `append`.
+            OutcomeUnknownError, UsageError: as for `append`.
         """
+        self._require_instant()
         return self._append(self.encoder.text(_utf8(text)), key)
 
     def append_all(self, values: Iterable[object], *, key: str | None = None) -> range:
@@ -200,8 +226,9 @@ class Ledger:
         Raises:
             EntryError: there is no value, or one is refused, as for `append`. Nothing was written.
             KeyReusedError: `key` was used for other values. Nothing was written.
-            OutcomeUnknownError: as for `append`.
+            OutcomeUnknownError, UsageError: as for `append`.
         """
+        self._require_instant()
         append = Append([self.encoder.value(value) for value in values], key)
         self._writer.commit((append,))
         stop = append.result().index + 1
@@ -212,7 +239,11 @@ class Ledger:
 
         An append is recorded whole or not at all, whatever becomes of the others: look at `last`
         and `error` of each. Waits until what could be recorded is durable.
+
+        Raises:
+            UsageError: this is a work ledger: use `make_entries` and `keep`.
         """
+        self._require_instant()
         if appends:
             self._writer.commit(appends)
 
@@ -231,7 +262,9 @@ class Ledger:
                 number. Whatever the iterable itself raises leaves the same behind.
             OutcomeUnknownError: the disk failed; its `durable` items are, those of one more batch
                 may be.
+            UsageError: as for `append`.
         """
+        self._require_instant()
         return self._writer.extend(values, self.encoder.value)
 
     def extend_json(self, texts: Iterable[bytes | str]) -> int:
@@ -239,8 +272,9 @@ class Ledger:
 
         Raises:
             ExtendError: also where a text is not acceptable JSON.
-            OutcomeUnknownError: as for `extend`.
+            OutcomeUnknownError, UsageError: as for `extend`.
         """
+        self._require_instant()
         return self._writer.extend(map(_utf8, texts), self.encoder.text)
 
     def erase(self, index: int, *, reason: str) -> Block:
@@ -256,13 +290,15 @@ class Ledger:
         Raises:
             EntryError: `reason` cannot be recorded.
             NoSuchBlockError: there is no such block.
-            UsageError: its entry is erased already; or it is genesis, a record or a batch.
+            UsageError: its entry is erased already; or it is genesis, a record or a batch, as all
+                blocks of a work ledger are.
             DamagedError: its entry is not the one that was recorded. Nothing was done.
             OutcomeUnknownError: the disk failed; whether the erasure is recorded is not known.
             StoreError: the erasure is recorded, and not finished: the disk failed, or somebody was
                 reading the write-ahead log, which has a copy. Opening the ledger to write, or
                 erasing again, goes on with it.
         """
+        self._require_instant("there is no record of an erasure")
         _require_reason(reason)
         with self._writer.own_turn():
             finished = self._finish_erasing("an earlier erasure")
@@ -287,13 +323,118 @@ class Ledger:
         Raises:
             OutcomeUnknownError: the disk failed; whether the change is recorded is not known.
             StoreError: keys cannot be read or written.
+            UsageError: this is a work ledger, which has no records of its nodes' keys.
         """
+        self._require_instant("every node signs with a key of its own")
         keyring, origin = self.keyring, self.notary.origin
         with self._writer.own_turn():
             change = KeyChange.sign(self.notary.key(), keyring.next_key(origin).verifier)
             record = self._writer.record(self.encoder.value(change.to_value()))
         keyring.adopt_next(origin)
         return record
+
+    def submit(self, value: object, *, key: str | None = None) -> str:
+        """Let one JSON value wait to be mined into a work ledger; return its entry's id, durable.
+
+        64 hex digits; `entry` says what becomes of it. A node of the ledger hands it on and mines
+        it. With a `key` (1 to 255 printable characters), a retry of the same value has the same id,
+        here and on every other node, and is mined once.
+
+        Raises:
+            EntryError: `value` has no canonical JSON or is past a limit. Nothing was written.
+            KeyReusedError: `key` was used for another value here. Nothing was written.
+            OutcomeUnknownError: the disk failed; whether the entry is durable is not known.
+            UsageError: this is an instant ledger: use `append`.
+        """
+        self._require_mined()
+        return self._submit(self.encoder.value(value), key)
+
+    def submit_json(self, text: bytes | str, *, key: str | None = None) -> str:
+        """Submit the value of one JSON text, as `submit` does.
+
+        Raises:
+            EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
+            OutcomeUnknownError, UsageError: as for `submit`.
+        """
+        self._require_mined()
+        return self._submit(self.encoder.text(_utf8(text)), key)
+
+    def make_entries(self, texts: Sequence[bytes], *, key: str | None = None) -> list[Pooled]:
+        """Return an entry for each canonical JSON text, with an id and salt of its own.
+
+        Nothing is written: see `keep`. A `key` tells a retry of the same texts, as for `submit`.
+
+        Raises:
+            EntryError: there is no text, or `key` is none.
+            KeyReusedError: `key` was used for other texts here.
+            UsageError: as for `submit`.
+        """
+        self._require_mined()
+        return self._submission.make(texts, key)
+
+    def keep(self, pooled: Sequence[Pooled], *, key: str | None = None) -> None:
+        """Let entries wait to be mined, all or none. Durable when it returns.
+
+        They were made under `key`. Of a retry, those that are mined already do not wait again.
+
+        Raises:
+            KeyReusedError: `key` was used for other entries meanwhile. Nothing was written.
+            OutcomeUnknownError, UsageError: as for `submit`.
+        """
+        self._require_mined()
+        self._submission.keep(pooled, key)
+
+    def _submit(self, canonical: bytes, key: str | None) -> str:
+        [pooled] = self._submission.make([canonical], key)
+        self._submission.keep([pooled], key)
+        return pooled.id.hex()
+
+    def entry(self, entry_id: str) -> Standing:
+        """Return where the entry with this id (64 hex digits) stands: see `Standing`.
+
+        On an instant ledger, which is read for it from end to end, an entry is final at once.
+
+        Raises:
+            NoSuchEntryError: neither the chain nor the pool has it.
+        """
+        try:
+            raw = bytes.fromhex(entry_id)
+        except ValueError:
+            raw = b""
+        if len(raw) != HASH_BYTES:
+            raise NoSuchEntryError(f"the id of an entry has 64 hex digits, found {entry_id!r:.80}")
+        return standing_of(self._store, raw)
+
+    def chain(self) -> Chain:
+        """Return the writing side of a work ledger, for the one thread that lets it grow.
+
+        Raises:
+            ReadOnlyError: it was opened to read.
+            UsageError: this is an instant ledger.
+        """
+        self._require_mined("it has no chain that gives way to one of more work")
+        if self._read_only:
+            raise ReadOnlyError("the ledger was opened for reading")
+        return Chain(self._store, self._hasher)
+
+    @cached_property
+    def terms(self) -> Terms:
+        """What genesis fixes for all blocks after it.
+
+        Raises:
+            FormatError, NoSuchBlockError: block 0 does not record a genesis (damage).
+        """
+        return Terms.of(self[0])
+
+    @property
+    def is_mined(self) -> bool:
+        """Whether this is a work ledger, and not an instant one."""
+        return self.terms.asert is not None
+
+    @property
+    def final(self) -> int:
+        """How many blocks, from genesis on, can no longer change. All, on an instant ledger."""
+        return self._store.final()
 
     @cached_property
     def genesis(self) -> Genesis:
@@ -434,7 +575,7 @@ class Ledger:
                 executor = stack.enter_context(ThreadPoolExecutor(cpus(), "cairn-validate"))
             report, end = validate_store(
                 self._store,
-                Task(self._limits_or_default(), every=all, canonical=canonical, hasher=hasher),
+                Task(self._terms_or_default(), every=all, canonical=canonical, hasher=hasher),
                 executor=executor,
                 start=mark.length if mark else start,
                 mark=mark,
@@ -463,7 +604,7 @@ class Ledger:
         Raises:
             FormatError, NoSuchBlockError: block 0 does not record a genesis (damage).
         """
-        return Notary(self._store, self._hasher, self.genesis.limits, self.id, self.keyring)
+        return Notary(self._store, self._hasher, self.terms, self.id, self.keyring)
 
     def checkpoint(self) -> SignedCheckpoint:
         """Return a signed statement of how many blocks there are, and the root of their tree.
@@ -487,6 +628,7 @@ class Ledger:
 
         Raises:
             NoSuchBlockError: there is no such block, or none that the published checkpoint covers.
+            NotFinalError: the block may still give way to another.
             DamagedError: what is stored is not what was signed.
             InconsistentError, InvalidChainError, NotFoundError: as for `checkpoint`.
         """
@@ -502,6 +644,7 @@ class Ledger:
         `checkpoint`, which see for what else it raises.
 
         Raises:
+            NotFinalError: a block may still give way to another.
             ProofError: a block is not below the checkpoint.
             DamagedError: what is stored is not what was signed.
         """
@@ -599,7 +742,22 @@ class Ledger:
     @cached_property
     def encoder(self) -> Encoder:
         """What makes the canonical JSON of values and texts, within this ledger's limits."""
-        return Encoder(self.genesis.limits)
+        return Encoder(self.terms.limits)
+
+    @cached_property
+    def _submission(self) -> Submission:
+        return Submission(
+            self._store, bytes.fromhex(self.id), clock=self._clock, entropy=self._entropy
+        )
+
+    def _require_instant(self, why: str = "entries are submitted to it: use submit") -> None:
+        with suppress(FormatError, DamagedError, NoSuchBlockError):  # all else says so
+            if self.is_mined:
+                raise UsageError(f"this is a work ledger, of which every block is mined: {why}")
+
+    def _require_mined(self, why: str = "use append") -> None:
+        if not self.is_mined:
+            raise UsageError(f"this is an instant ledger, of which no block is mined: {why}")
 
     def _finish_erasing(self, which: str) -> Mapping[int, int]:
         """Finish the erasures that are recorded; return where of which block.
@@ -615,12 +773,19 @@ class Ledger:
                 "erasing again, goes on with it"
             ) from error
 
-    def _limits_or_default(self) -> Limits:
-        """Return the limits to validate by, also where genesis cannot be read."""
+    def _terms_or_default(self) -> Terms:
+        """Return the terms to validate by, also where genesis cannot be read."""
         try:
-            return self.genesis.limits
+            return self.terms
         except (FormatError, DamagedError, NoSuchBlockError):
-            return Limits()
+            return Terms()
+
+
+def _first(genesis: Genesis, bits: int | None, timestamp: int, salt: bytes) -> Segment:
+    """Return what a new ledger begins with."""
+    if bits is None:
+        bits = MAX_BITS if genesis.seal else 0
+    return Segment.from_blocks(0, [genesis.block(timestamp=timestamp, salt=salt, bits=bits)])
 
 
 def _require_reason(reason: object) -> None:

@@ -22,12 +22,13 @@ from cairn.core.errors import (
     ErasedError,
     InconsistentError,
     NoSuchBlockError,
+    NotFinalError,
     NotFoundError,
     ProofError,
     StoreError,
     UsageError,
 )
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.hasher import Hasher
 from cairn.core.merkle import EMPTY_ROOT, HASH_BYTES, node_hash, tree_hash
 from cairn.core.proofs import Nodes, check_consistency, check_inclusion, prove_inclusion, root
@@ -55,17 +56,17 @@ class Notary:
     """What one ledger signs and proves."""
 
     def __init__(
-        self, store: Store, hasher: Hasher, limits: Limits, ledger_id: str, keyring: Keyring
+        self, store: Store, hasher: Hasher, terms: Terms, ledger_id: str, keyring: Keyring
     ) -> None:
         self.origin: Final = origin_of(ledger_id)
         self.tree: Final = Tree(store, hasher)
         self._store = store
         self._hasher = hasher
-        self._limits = limits
+        self._terms = terms
         self._keyring = keyring
 
     def sign(self) -> Note:
-        """Return a signed checkpoint of all blocks there are; remembered, but not published.
+        """Return a signed checkpoint of all final blocks; remembered, but not published.
 
         Raises:
             InconsistentError: the ledger is not the one that was signed before.
@@ -113,8 +114,8 @@ class Notary:
         return longest
 
     def _validated(self, start: int) -> int:
-        """Return the length of the ledger, whose blocks from `start` on keep all rules."""
-        task = Task(self._limits)
+        """Return how many blocks are final, having checked all from `start` on."""
+        task = Task(self._terms)
         report, end = validate_store(self._store, task, executor=_Reading(), start=start)
         if report.failure is not None:
             raise InvalidChainError(report.failure)
@@ -160,7 +161,7 @@ class Notary:
 
     def contradiction(self, note: Note) -> Broken | None:
         """Return how the stored chain is not the one of which a checkpoint speaks, or None."""
-        checkpoint, length = Checkpoint.parse(note.text), self._store.head().length
+        checkpoint, length = Checkpoint.parse(note.text), self._store.final()
         if checkpoint.origin != self.origin:
             meaning = "the published checkpoint was signed for another ledger than this one"
             return Broken(checkpoint.origin, self.origin, meaning)
@@ -189,7 +190,7 @@ class Notary:
 
     def inconsistent(self, remembered: Note, broken: Broken) -> InconsistentError:
         """Write down the evidence, if that can be, and return the error that says so."""
-        length = self._store.head().length
+        length = self._store.final()
         found = Checkpoint(self.origin, length, self.tree.root(length)).text
         why = f"{broken.meaning} (expected {broken.expected}, found {broken.found})"
         try:
@@ -254,15 +255,30 @@ class Notary:
             tuple(key for key in keys if key.is_witness),
         )
 
+    def _require_final(self, index: int) -> None:
+        """Refuse to prove what may still change.
+
+        Raises:
+            NotFinalError: block `index` is there, and may give way to another.
+        """
+        final, length = self._store.final(), self._store.head().length
+        if final <= index < length:
+            raise NotFinalError(
+                f"block {index} is confirmed and not final: {length - 1 - index} of "
+                f"{self._terms.final_depth} blocks follow it"
+            )
+
     def receipt(self, index: int, place: int, note: Note) -> Receipt:
         """Return the proof that entry `place` of block `index` is in the ledger, under `note`.
 
         Raises:
             NoSuchBlockError: there is no such block under that checkpoint, or no such entry.
+            NotFinalError: the block may still give way to another.
             ErasedError: the entry was erased.
             DamagedError: what is stored is not what was signed.
         """
         checkpoint = Checkpoint.parse(note.text)
+        self._require_final(index)
         block = self._store.get(index) if 0 <= index < checkpoint.size else None
         if block is None:
             raise NoSuchBlockError(f"there is no block {index} below size {checkpoint.size}")
@@ -290,9 +306,12 @@ class Notary:
         """Yield the inclusion proof of each of these blocks under `checkpoint`, in bulk.
 
         Raises:
+            NotFinalError: a block may still give way to another.
             ProofError: a block is not below it.
             DamagedError: what is stored is not what was signed.
         """
+        if len(indexes):
+            self._require_final(max(indexes))
         for first in range(0, len(indexes), BULK_PROOFS):
             some = indexes[first : first + BULK_PROOFS]
             for tree in self._trees():

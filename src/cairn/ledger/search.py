@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
-from cairn.core.errors import DamagedError
+from cairn.core.errors import DamagedError, NoSuchBlockError
+from cairn.core.header import LIMIT_63
 from cairn.core.segment import Segment
 from cairn.ledger.ledger import Ledger, now_us
 
@@ -76,7 +77,7 @@ def find_blocks(
 
 def first_at(ledger: Ledger, timestamp: int) -> int:
     """Return the position of the first block at or after `timestamp` (µs); times never fall."""
-    return bisect_left(range(len(ledger)), timestamp, key=lambda i: ledger[i].header.timestamp)
+    return bisect_left(range(len(ledger)), timestamp, key=lambda i: _timestamp(ledger, i))
 
 
 def moment(text: str) -> int:
@@ -98,6 +99,16 @@ def moment(text: str) -> int:
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return (when - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
+
+
+def _timestamp(ledger: Ledger, position: int) -> int:
+    """Return the timestamp (µs) of a block; of one that was taken off since, one after all."""
+    try:
+        return ledger[position].header.timestamp
+    except NoSuchBlockError:
+        if position < len(ledger):
+            raise
+        return LIMIT_63
 
 
 def _matches(segment: Segment, text: str) -> list[int]:

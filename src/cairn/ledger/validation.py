@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from cairn.core import rules
 from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import DamagedError, EntryError, NoSuchBlockError, StoreError
-from cairn.core.genesis import Limits
+from cairn.core.genesis import Terms
 from cairn.core.hasher import Hasher
 from cairn.core.header import LIMIT_63, NO_HASH
 from cairn.core.rules import NUMBERS, Broken, Failure, InvalidChainError
@@ -32,6 +32,8 @@ from cairn.store.interface import Head, Store
 
 WAITING: Final = 256
 """Parts that are given to an executor before the first of them must be done."""
+TRIES: Final = 5
+"""Times that what is not final is read again, since the chain was reorganised meanwhile."""
 SHOWN: Final = 200
 """Bytes of an entry that a failure shows."""
 ERASING_SECONDS: Final = 10.0
@@ -46,7 +48,7 @@ _LEAST: Final = frozenset({"canonical", rules.ERASURE})
 class Task:
     """What a worker is to check of every part."""
 
-    limits: Limits
+    terms: Terms
     every: bool = False
     canonical: bool = False
     hasher: str | None = None
@@ -71,7 +73,7 @@ def check(part: Segment | Part, task: Task) -> Answer:
         segment = part.mapped(chosen) if isinstance(part, Part) else part
     except DamagedError as error:
         return str(error)
-    summary = validate(segment, chosen, task.limits, every=task.every)
+    summary = validate(segment, chosen, task.terms, every=task.every)
     return Checked(summary, tuple(_not_canonical(segment, task)) if task.canonical else ())
 
 
@@ -87,43 +89,36 @@ def validate_store(
     """Read `store` from block `start` to head and check every rule, as `Ledger.validate` says.
 
     `mark` is where an earlier run ended, which is where this one starts. Returns the report, and
-    where this run ended.
+    where this run has read all that can no longer change.
+
+    What is not final may be replaced by another process while it is read. So where something is
+    wrong there, and the chain ends otherwise than it did before, that part is read again.
 
     Raises:
         NoSuchBlockError, StoreError, UsageError: as `Ledger.validate`.
     """
     began = time.perf_counter()
     _hasher(task.hasher)  # there is one, or nothing is begun
-    total: Summary | None = None
-    others: list[Failure] = []  # than those of the rules
-    is_read = False  # to the end
+    settled = found = _Found()
     try:
+        final = store.final()  # before the head: it only rises
         head = store.head()
         if mark is None and not 0 <= start <= head.length:
             raise NoSuchBlockError(f"there is no block {start}; the ledger has {head.length}")
-        if 0 < start <= head.length:
-            total = _edge(store, start, task)
-        if mark is not None:
-            others += _check_mark(mark, head, total)
-        with closing(_in_order(store, (start, head.length), task, executor)) as results:
-            for checked in results:
-                if total is None and (broken := rules.index_follows(start, checked.summary.start)):
-                    others.append(rules.failure(start, "index", broken))
-                total = total + checked.summary if total else checked.summary
-                others += checked.not_canonical
-                progress(total)
-                if (total.failures or others) and not task.every:
-                    break
-            else:
-                is_read = True
-        others += _unrecorded(store, total, before=_first(total, others, task))
-        if is_read:
-            if start == 0:
-                store.require_nothing_else()
-            others += _check_end(store, head, total.stop if total else start, total)
+        reader = _Reader(store, task, executor, progress)
+        upto = min(max(start, final), head.length)
+        settled = reader.read(reader.begun(start, head, mark), start, upto)
+        found = reader.finished(settled, start, upto, head)
+        for _ in range(TRIES):
+            now = store.head()
+            if now == head or all(failure.index < final for failure in found.failures):
+                break
+            head = now
+            settled = reader.begun(start, head, None) if start > final else settled
+            found = reader.finished(settled, start, min(upto, head.length), head)
     except DamagedError as error:
-        at = total.stop if total else start
-        others.append(rules.failure(at, "storage", Broken("readable", "damaged", str(error))))
+        found = found.plus(_storage(found.total.stop if found.total else start, error))
+    total, others = found.total, found.others
     failures = list(total.failures if total else ())
     named = {failure.index for failure in failures}  # of which one failure is enough
     failures += (o for o in others if o.rule not in _LEAST or o.index not in named)
@@ -137,10 +132,91 @@ def validate_store(
         failures=tuple(failures if task.every else failures[:1]),
         erased=len(erased.difference(failure.index for failure in failures)),
     )
-    return report, Head(total.stop, total.last_hash) if total else Head(0, NO_HASH)
+    end = settled.total
+    return report, Head(end.stop, end.last_hash) if end else Head(0, NO_HASH)
 
 
-def require_sound_ends(store: Store, limits: Limits) -> None:
+class _Found(NamedTuple):
+    """What was found so far."""
+
+    total: Summary | None = None
+    others: tuple[Failure, ...] = ()
+    """Failures than those of the rules."""
+    is_read: bool = True
+    """Whether that is all of what was to be read."""
+    is_damaged: bool = False
+    """Whether something could not be read, which is in `others`."""
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return (*(self.total.failures if self.total else ()), *self.others)
+
+    def plus(self, *failures: Failure) -> _Found:
+        return self._replace(others=(*self.others, *failures))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a store piece by piece, and puts together what is said of the pieces."""
+
+    store: Store
+    task: Task
+    executor: Executor
+    progress: Callable[[Summary], None]
+
+    def begun(self, start: int, head: Head, mark: Head | None) -> _Found:
+        """Return what there is to begin with, for a run from block `start` on."""
+        edge = _edge(self.store, start, self.task) if 0 < start <= head.length else None
+        return _Found(edge, tuple(_check_mark(mark, head, edge)) if mark else ())
+
+    def read(self, found: _Found, start: int, stop: int) -> _Found:
+        """Return what is found between two positions, too, where all is read that comes before."""
+        total, others, is_read, is_damaged = found
+        if not is_read:
+            return found
+        try:
+            between = (start, stop)
+            with closing(_in_order(self.store, between, self.task, self.executor)) as results:
+                for checked in results:
+                    follows = rules.index_follows(start, checked.summary.start)
+                    if total is None and follows:
+                        others += (rules.failure(start, "index", follows),)
+                    total = total + checked.summary if total else checked.summary
+                    others += checked.not_canonical
+                    self.progress(total)
+                    if (total.failures or others) and not self.task.every:
+                        is_read = False
+                        break
+        except DamagedError as error:
+            others += (_storage(total.stop if total else start, error),)
+            is_read, is_damaged = False, True
+        return _Found(total, others, is_read, is_damaged)
+
+    def finished(self, found: _Found, start: int, at: int, head: Head) -> _Found:
+        """Return what is found from position `at` to the end, too, in a run from `start` on."""
+        found = self.read(found, at, head.length) if at < head.length else found
+        total, store = found.total, self.store
+        if found.is_damaged:
+            return found
+        try:
+            before = _first(total, found.others, self.task)
+            found = found.plus(*_unrecorded(store, total, before=before))
+            if found.is_read:
+                if start == 0:
+                    store.require_nothing_else()
+                found = found.plus(*_check_end(store, head, total.stop if total else start, total))
+                if start == 0 and not found.failures:
+                    found = found.plus(*_check_work(store, head, total))
+        except DamagedError as error:
+            found = found.plus(_storage(total.stop if total else start, error))
+        return found
+
+
+def _storage(at: int, error: DamagedError) -> Failure:
+    return rules.failure(at, "storage", Broken("readable", "damaged", str(error)))
+
+
+def require_sound_ends(store: Store, terms: Terms) -> None:
     """Refuse a store whose first or last block breaks a rule, or whose end is not the recorded one.
 
     Raises:
@@ -150,7 +226,7 @@ def require_sound_ends(store: Store, limits: Limits) -> None:
     last: Summary | None = None
     for at in dict.fromkeys((0, head.length - 1)):
         for segment in store.scan(at, at + 1):
-            last = validate(segment, best_hasher(), limits)
+            last = validate(segment, best_hasher(), terms)
             for failure in (*last.failures, *last.unrecorded(frozenset())):  # nothing is after it
                 raise InvalidChainError(failure)
     whole = last and last.stop == head.length
@@ -159,7 +235,7 @@ def require_sound_ends(store: Store, limits: Limits) -> None:
         raise InvalidChainError(failure)
 
 
-def _first(total: Summary | None, others: list[Failure], task: Task) -> int:
+def _first(total: Summary | None, others: Iterable[Failure], task: Task) -> int:
     """Return the position before which a failure would still count; the end if all do."""
     known = [failure.index for failure in (*(total.failures if total else ()), *others)]
     return LIMIT_63 if task.every or not known else min(known)
@@ -258,8 +334,8 @@ def _after_erasures(part: Part, said: Checked, task: Task, store: Store) -> Chec
 def _edge(store: Store, start: int, task: Task) -> Summary | None:
     """Return what the block before `start` asks of the next one, and nothing else of it."""
     for segment in store.scan(start - 1, start):
-        summary = validate(segment, best_hasher(), task.limits)
-        summary = replace(summary, every=task.every, blocks=0, entries=0, nbytes=0)
+        summary = validate(segment, best_hasher(), task.terms)
+        summary = replace(summary, every=task.every, blocks=0, entries=0, nbytes=0, work=0)
         return replace(summary, failures=(), erased=())
     return None
 
@@ -286,7 +362,7 @@ def _named(name: str) -> Hasher:
 
 def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:
     """Yield the blocks of which an entry is not the canonical JSON of its value."""
-    encoder = Encoder(task.limits)
+    encoder = Encoder(task.terms.limits)
     for i in range(len(segment)):
         for entry in segment.entries(i):
             if not entry.strip(b"\0") and segment.block(i).erased:
@@ -309,6 +385,14 @@ def _not_canonical(segment: Segment, task: Task) -> Iterator[Failure]:
 
 def _shown(text: bytes) -> str:
     return text[:SHOWN].decode(errors="replace") + ("…" if len(text) > SHOWN else "")
+
+
+def _check_work(store: Store, head: Head, total: Summary | None) -> Iterator[Failure]:
+    """Yield how the chain work is not what the store has recorded, if that is still of `head`."""
+    recorded, work = store.work(), total.work if total else 0
+    if work != recorded and store.head() == head:
+        broken = Broken(recorded, work, "the recorded work is not that of the blocks")
+        yield rules.failure(head.length - 1, "head", broken)
 
 
 def _check_end(store: Store, head: Head, stop: int, last: Summary | None) -> Iterator[Failure]:

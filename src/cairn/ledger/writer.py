@@ -81,7 +81,7 @@ class Append:
         if not self.texts:
             raise EntryError("there is no value to record")
         if self.key is not None:
-            _require_key(self.key)
+            require_key(self.key)
 
     def result(self) -> Block:
         """Return the block of the last value; raise what kept them from being recorded."""
@@ -473,7 +473,12 @@ def _batches(items: Iterable[Any], encode: Callable[[Any], bytes]) -> Iterator[_
         yield batch
 
 
-def _require_key(key: object) -> None:
+def require_key(key: object) -> None:
+    """Refuse what is no key of a retry.
+
+    Raises:
+        EntryError: it is not 1 to 255 printable characters.
+    """
     if not (isinstance(key, str) and 1 <= len(key) <= MAX_KEY and key.isprintable()):
         raise EntryError(f"a key has 1 to {MAX_KEY} printable characters, found {key!r:.80}")
 

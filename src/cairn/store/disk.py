@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -40,9 +40,9 @@ from numpy.typing import NDArray
 
 from cairn.core.block import Block
 from cairn.core.erasure import Erasure
-from cairn.core.errors import DamagedError, StoreError
+from cairn.core.errors import DamagedError, StoreError, UsageError
 from cairn.core.hasher import Hasher
-from cairn.core.header import Kind
+from cairn.core.header import HEADER_BYTES, Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.core.tree import WIDTH, as_hashes, subtree_roots
@@ -50,7 +50,8 @@ from cairn.core.validation import erasures
 from cairn.store import flat
 from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
-from cairn.store.interface import Head
+from cairn.store.interface import Head, Pooled, require_advance
+from cairn.store.runs import before, places_of
 from cairn.store.sqlite import Node, SqliteStore
 
 CHECKPOINT_NAME: Final = "checkpoint"
@@ -65,6 +66,10 @@ SEAL_BYTES: Final = 16 * 2**20
 """Bytes of entries that a tail holds, likewise."""
 OVERGROWN: Final = 2
 """A tail that holds so many times more, since it could not be sealed, is sealed in pieces."""
+
+
+_ColumnOf = Callable[[Path, Sealed, int, int], bytes]
+"""What reads a column of a file from one position to another."""
 
 
 class DiskStore:
@@ -114,29 +119,60 @@ class DiskStore:
                     return position
         return None
 
+    def find_entry(self, entry_id: bytes) -> list[tuple[int, int]]:
+        """See `Store.find_entry`."""
+        while True:
+            head = self.head()
+            found = list(self._find_entry(entry_id))
+            if not self._tail.is_mined() or self.head() == head:
+                return found
+
+    def _find_entry(self, entry_id: bytes) -> Iterator[tuple[int, int]]:
+        if not self._tail.is_mined():
+            for segment in self.scan(0, self.head().length):
+                yield from places_of(segment, entry_id)
+            return
+        # In this order: blocks move from the tail into files, never back.
+        positions = set(self._tail.find_entry(entry_id, self._hasher))
+        for sealed in self._tail.sealed():
+            positions.update(flat.find_entry(self._folder, sealed, entry_id))
+        for position in sorted(positions):
+            if (block := self.get(position)) is not None:
+                yield from places_of(Segment.from_blocks(position, [block]), entry_id)
+
     def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.hashes`."""
+        return self._column("hashes", flat.hashes, HASH_BYTES, start, stop)
+
+    def headers(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """See `Store.headers`."""
+        return self._column("headers", flat.headers, HEADER_BYTES, start, stop)
+
+    def _column(
+        self, name: str, of_file: _ColumnOf, width: int, start: int, stop: int
+    ) -> NDArray[np.uint8]:
+        """Return a column for the blocks from `start` to `stop`, `(n, width)`."""
         found = bytearray()
         at = start
         for sealed in self._tail.sealed(start, stop) if start < stop else ():
             if not sealed.first <= at < sealed.stop:
                 continue
             upto = min(sealed.stop, stop)
-            found += flat.hashes(self._folder, sealed, at, upto)
+            found += of_file(self._folder, sealed, at, upto)
             at = upto
         if at < stop:
-            for first, run in self._tail.hashes(at, stop):
+            for first, run in self._tail.column(name, at, stop):
                 if first > at:
                     break
-                piece = run[(at - first) * HASH_BYTES : (stop - first) * HASH_BYTES]
+                piece = run[(at - first) * width : (stop - first) * width]
                 found += piece
-                at += len(piece) // HASH_BYTES
+                at += len(piece) // width
         if at < stop and any(self._sealed(at, at + 1)):  # it has just been sealed
-            rest = self.hashes(at, stop)
-            return np.concatenate([as_hashes(found), rest])
-        if at < stop or len(found) % HASH_BYTES:
+            rest = self._column(name, of_file, width, at, stop)
+            return np.concatenate([np.frombuffer(found, np.uint8).reshape(-1, width), rest])
+        if at < stop or len(found) % width:
             raise DamagedError(f"{self.directory}: block {at} is missing")
-        return as_hashes(found)
+        return np.frombuffer(found, np.uint8).reshape(-1, width)
 
     def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.nodes`."""
@@ -155,12 +191,85 @@ class DiskStore:
         """See `Store.append`."""
         self._tail.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
-            nodes = self._nodes_with(segment)
-            sealed = None if self._has_room(segment) else self._try_to_seal(segment)
-            room, self._room = self._room, None  # until the tail has it
-            self._tail.append(segment, keys, sealed, nodes, erase)
-            if room is not None and sealed is None:
-                self._room = (room[0] - len(segment), room[1] - len(segment.data))
+            if self._tail.is_mined():
+                raise UsageError(f"{self.directory} is a work ledger: nothing is appended to it")
+            nodes = self._nodes_with(segment.start, segment.hashes)
+            is_due = not self._has_room(segment)
+            sealed = self._try_to_seal(segment, segment.stop, mined=False) if is_due else None
+            with self._taking(segment, sealed):
+                self._tail.append(segment, keys, sealed, nodes, erase)
+
+    def advance(self, segment: Segment, *, work: int, final: int) -> None:
+        """See `Store.advance`."""
+        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        with self._lock:
+            if self._tail.is_mined() is False:
+                raise UsageError(f"{self.directory} is an instant ledger: nothing goes from it")
+            known = self._tail.final()
+            require_advance(segment, work, final, before=known)
+            self._tail.require_follows(segment)
+            nodes = self._nodes_with(known, self._become_final(segment, known, final))
+            is_due = self._is_due(segment, final)
+            sealed = self._try_to_seal(segment, final, mined=True) if is_due else None
+            with self._taking(segment, sealed):
+                self._tail.advance(segment, work, final, sealed, nodes)
+
+    @contextmanager
+    def _taking(self, segment: Segment, sealed: Sealed | None) -> Iterator[None]:
+        """Count the room that is left while the tail takes `segment`. Requires the lock."""
+        room, self._room = self._room, None  # until the tail has it
+        yield
+        if room is not None and sealed is None:
+            self._room = (room[0] - len(segment), room[1] - len(segment.data))
+
+    def _become_final(self, segment: Segment, known: int, final: int) -> NDArray[np.uint8]:
+        """Return the hashes of the blocks that are final with `segment`, and were not before it.
+
+        None, where it cannot be told.
+        """
+        if known // WIDTH == final // WIDTH:  # no node of the tree is complete with them
+            return as_hashes(b"")
+        try:
+            stored = self.hashes(known, min(final, segment.start))
+        except StoreError:
+            return as_hashes(b"")
+        return np.concatenate([stored, segment.hashes[: max(final - segment.start, 0)]])
+
+    def work(self) -> int:
+        """See `Store.work`."""
+        return self._tail.work()
+
+    def final(self) -> int:
+        """See `Store.final`."""
+        return self._tail.final()
+
+    def sides(self) -> Iterator[Segment]:
+        """See `Store.sides`."""
+        return self._tail.sides()
+
+    def pool_add(self, pooled: Sequence[Pooled], key: str | None = None) -> None:
+        """See `Store.pool_add`."""
+        self._tail.pool_add(pooled, key)
+
+    def pool_remove(self, ids: Sequence[bytes]) -> None:
+        """See `Store.pool_remove`."""
+        self._tail.pool_remove(ids)
+
+    def pool(self) -> list[Pooled]:
+        """See `Store.pool`."""
+        return self._tail.pool()
+
+    def pool_key(self, key: str) -> bytes | None:
+        """See `Store.pool_key`."""
+        return self._tail.pool_key(key)
+
+    def addresses(self) -> list[str]:
+        """See `Store.addresses`."""
+        return self._tail.addresses()
+
+    def set_addresses(self, urls: Sequence[str]) -> None:
+        """See `Store.set_addresses`."""
+        self._tail.set_addresses(urls)
 
     def erasing(self) -> Mapping[int, int]:
         """See `Store.erasing`."""
@@ -211,12 +320,14 @@ class DiskStore:
             for part in self._sealed(start, stop):
                 yield part
                 start = part.stop
+            begin = start
             for segment in self._tail.scan(start, stop):
                 if segment.start > start and any(self._sealed(start, stop)):
                     break  # what is missing has just been sealed
                 yield segment
                 start = segment.stop
-            if not any(self._sealed(start, stop)):
+            # Of a work ledger, what is sealed meanwhile may be of another chain than the tail's.
+            if (start > begin and self._tail.is_mined()) or not any(self._sealed(start, stop)):
                 return
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
@@ -332,44 +443,61 @@ class DiskStore:
             self._room = SEAL_BLOCKS - blocks, SEAL_BYTES - size
         return len(segment) <= self._room[0] and len(segment.data) <= self._room[1]
 
-    def _try_to_seal(self, segment: Segment) -> Sealed | None:
-        """Write the tail and `segment` to a file; return None where that does not work.
+    def _is_due(self, segment: Segment, final: int) -> bool:
+        """Whether there will be enough final blocks with `segment`, to seal them.
+
+        While all that the tail holds is not enough, it need not be asked. Requires the lock.
+        """
+        if self._room and len(segment) < self._room[0] and len(segment.data) < self._room[1]:
+            return False
+        begin = self._tail.begin()
+        begin = segment.start if begin is None else begin
+        blocks, size = self._tail.size()
+        self._room = SEAL_BLOCKS - blocks, SEAL_BYTES - size
+        _, size = self._tail.size(min(final, segment.start))
+        size += sum(len(s.data) for s in _up_to(segment, final))
+        return final > begin and (final - begin >= SEAL_BLOCKS or size >= SEAL_BYTES)
+
+    def _try_to_seal(self, segment: Segment, stop: int, *, mined: bool) -> Sealed | None:
+        """Write the tail and `segment`, up to `stop`, to a file; None where that does not work.
 
         Then the tail takes the segment, and as many more blocks until the next try.
         """
         try:
-            return self._seal(segment)
+            return self._seal(segment, stop, mined)
         except (OSError, StoreError, MemoryError) as error:
             self._room = SEAL_BLOCKS + len(segment), SEAL_BYTES + len(segment.data)
             message = f"the tail of {self.directory} was not sealed: {error}"
             warn(message, RuntimeWarning, stacklevel=2)
             return None
 
-    def _seal(self, segment: Segment) -> Sealed:
-        """Write the tail and `segment` to a file, durable under its name.
+    def _seal(self, segment: Segment, stop: int, mined: bool) -> Sealed:
+        """Write the tail and `segment`, up to `stop`, to a file, durable under its name.
 
-        As much of the tail as would take too much memory goes to files of its own before.
+        As much of the tail as would take too much memory goes to files of its own before, or alone
+        where blocks in it are yet to become final.
         """
         while True:
-            pieces, is_all = self._first_of_tail()
-            pieces += [segment] if is_all else []
+            pieces, is_all = self._first_of_tail(min(stop, segment.start))
+            pieces += _up_to(segment, stop) if is_all else []
             start = max((sealed.stop for sealed in self._tail.sealed()), default=0)
             for piece in pieces:
                 if piece.start != start or not piece.is_regular:
                     raise DamagedError(f"block {start} is missing or damaged")
                 start = piece.stop
-            sealed = self._write(Segment.join(pieces))
-            if is_all:
+            sealed = self._write(Segment.join(pieces), with_ids=mined)
+            if is_all or mined:
                 return sealed
             self._tail.seal(sealed)
 
-    def _nodes_with(self, segment: Segment) -> list[Node]:
-        """Return the nodes of the tree that are complete with `segment`, and were not before it.
+    def _nodes_with(self, start: int, row: NDArray[np.uint8]) -> list[Node]:
+        """Return the nodes of the tree that are complete with these blocks, and were not before.
 
-        Fewer, where it cannot be told what came before: proofs do without.
+        `row` has their hashes, from position `start` on. Fewer, where it cannot be told what came
+        before: proofs do without.
         """
         found: list[Node] = []
-        row, start, level = segment.hashes, segment.start, 0
+        level = 0
         while start // WIDTH < (start + len(row)) // WIDTH:
             missing = start % WIDTH  # of the first node that is not complete
             begin = start - missing
@@ -385,9 +513,9 @@ class DiskStore:
             found += ((level, start + i, node.tobytes()) for i, node in enumerate(row))
         return found
 
-    def _first_of_tail(self) -> tuple[list[Segment], bool]:
-        """Return what the tail begins with, and whether that is all of it."""
-        begin, end = self._tail.begin(), self._tail.head().length
+    def _first_of_tail(self, end: int) -> tuple[list[Segment], bool]:
+        """Return what the tail begins with, and whether that is all of it before `end`."""
+        begin = self._tail.begin()
         if begin is None:
             return [], True
         pieces: list[Segment] = []
@@ -399,7 +527,7 @@ class DiskStore:
                 break
         return pieces, not pieces or pieces[-1].stop >= end
 
-    def _write(self, segment: Segment) -> Sealed:
+    def _write(self, segment: Segment, *, with_ids: bool) -> Sealed:
         """Write `segment` to a file, durable under its name."""
         self._folder.mkdir(exist_ok=True)
         if not any(self._folder.iterdir()):  # it is new, or a crash came before the next line
@@ -408,7 +536,7 @@ class DiskStore:
         temporary = self._folder / HIDDEN_NAME
         temporary.unlink(missing_ok=True)  # left by a crash
         try:
-            sealed = flat.write(temporary, segment, self._hasher)
+            sealed = flat.write(temporary, segment, self._hasher, with_ids=with_ids)
             keep_access(self.directory / FILE_NAME, temporary)
             self._require_unrecorded(sealed)
             temporary.rename(self._folder / sealed.name)
@@ -428,3 +556,8 @@ class DiskStore:
             self._tail.overwrite_log()
             if any(file.stop > sealed.first for file in self._tail.sealed(sealed.first)):
                 raise StoreError(f"block {sealed.first} is sealed already")
+
+
+def _up_to(segment: Segment, stop: int) -> list[Segment]:
+    """Return the blocks of `segment` before position `stop`: all, some or none."""
+    return [before(segment, stop)] if stop > segment.start else []

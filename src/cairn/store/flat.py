@@ -2,9 +2,10 @@
 
 But for an entry that is erased on purpose: zeros take its place, where it lies.
 
-A file is a header of 64 bytes and five columns, each at a multiple of 64 bytes, with zeros between.
+A file is a header of 64 bytes and its columns, each at a multiple of 64 bytes, with zeros between.
 The header is the magic, the version (u32), how many blocks have other than one entry (u32), the
-position of the first block, n blocks, m entries, bytes of data (u64 each) and zeros.
+position of the first block, n blocks, m entries, bytes of data (u64 each) and zeros. Version 2, of
+work ledgers, has one column more.
 
 | column | size | holds |
 |---|---|---|
@@ -12,10 +13,11 @@ position of the first block, n blocks, m entries, bytes of data (u64 each) and z
 | headers | n × 104 | |
 | offsets | (m + 1) × 8 | little-endian, the first 0, the last the length of the data |
 | index | n × 8 | little-endian, rising: the first 40 bits of each hash, then its place (24) |
+| ids | m × 8 | of version 2: the same of each entry's id, with its block's place |
 | data | | m entries end to end |
 
 The rules cover headers, hashes and data, and by them the offsets between the first and the last.
-The file's header and its index are covered by a digest, which the manifest keeps: a table beside
+The file's header, index and ids are covered by a digest, which the manifest keeps: a table beside
 the tail. What the file holds besides is zero. So every flipped bit is found, and named.
 
 A file is read in parts. Where nothing is damaged it does not matter how it is cut; where it is,
@@ -30,7 +32,7 @@ import mmap
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,11 +50,13 @@ from cairn.core.segment import Segment
 
 MAGIC: Final = b"CAIRNSEG"
 VERSION: Final = 1
+WITH_IDS: Final = 2
+"""The version of files in which blocks are found by the entries that they hold."""
 SUFFIX: Final = ".segment"
 ALIGNMENT: Final = 64
 """Bytes: a cache line, and the widest vector."""
 PLACE_BITS: Final = 24
-"""Of an index word: the block's place in its file; the others are the first bits of its hash."""
+"""Of an index word: the block's place in its file; the others are the first bits of a hash."""
 MOST_BLOCKS: Final = 2**PLACE_BITS
 """Blocks in a file, at most."""
 PART_BLOCKS: Final = 131_072
@@ -83,7 +87,7 @@ class Sealed(NamedTuple):
     size: int
     """Bytes of the file."""
     digest: bytes
-    """Of what no rule covers: 32 bytes, SHA-256 of the file's header and of its index's pages."""
+    """Of what no rule covers: 32 bytes, SHA-256 of the file's header and of its indexes' pages."""
 
     @property
     def stop(self) -> int:
@@ -103,22 +107,31 @@ class _Layout(NamedTuple):
     headers: int
     offsets: int
     lookup: int
+    ids: int
     data: int
     size: int
 
     @classmethod
-    def of(cls, blocks: int, entries: int, data: int) -> _Layout:
+    def of(cls, blocks: int, entries: int, data: int, version: int = VERSION) -> _Layout:
         """Lay out a file of so many blocks, entries and bytes of data."""
         at, places = _aligned(_HEADER.size), []
-        for width in (blocks * HASH_BYTES, blocks * HEADER_BYTES, (entries + 1) * 8, blocks * 8):
+        for width in _widths(blocks, entries, version):
             places.append(at)
             at = _aligned(at + width)
-        hashes, headers, offsets, lookup = places
-        return cls(hashes, headers, offsets, lookup, at, at + data)
+        hashes, headers, offsets, lookup, ids = places
+        return cls(hashes, headers, offsets, lookup, ids, at, at + data)
 
 
-def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
+def _widths(blocks: int, entries: int, version: int) -> tuple[int, ...]:
+    """Return the bytes of each column but the data."""
+    ids = entries * 8 if version == WITH_IDS else 0
+    return blocks * HASH_BYTES, blocks * HEADER_BYTES, (entries + 1) * 8, blocks * 8, ids
+
+
+def write(path: Path, segment: Segment, hasher: Hasher, *, with_ids: bool = False) -> Sealed:
     """Write `segment`, which `is_regular`, to the new file `path`, durable but for its name.
+
+    `with_ids`, its blocks can be found by the entries that they hold.
 
     Raises:
         StoreError: it has more than `MOST_BLOCKS` blocks.
@@ -126,12 +139,14 @@ def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
     if len(segment) > MOST_BLOCKS:
         raise StoreError(f"{len(segment)} blocks are more than a file holds, {MOST_BLOCKS}")
     blocks, entries, size = len(segment), len(segment.offsets) - 1, len(segment.data)
-    layout = _Layout.of(blocks, entries, size)
+    version = WITH_IDS if with_ids else VERSION
+    layout = _Layout.of(blocks, entries, size, version)
     batches = int((segment.fields["count"] != 1).sum())
-    header = _HEADER.pack(MAGIC, VERSION, batches, segment.start, blocks, entries, size)
-    index = _index(segment.hashes)
+    header = _HEADER.pack(MAGIC, version, batches, segment.start, blocks, entries, size)
+    index = _index(segment.hashes, np.arange(blocks, dtype=np.uint64))
+    ids = _index(*entry_ids(segment, hasher)) if with_ids else index[:0]
     offsets = segment.offsets.astype("<u8")
-    columns = (segment.hashes, segment.headers, offsets, index, segment.data)
+    columns = (segment.hashes, segment.headers, offsets, index, ids, segment.data)
     with path.open("xb", buffering=0) as file:
         pieces = [memoryview(header)]
         for at, column in zip(layout, columns, strict=False):
@@ -139,7 +154,14 @@ def write(path: Path, segment: Segment, hasher: Hasher) -> Sealed:
             pieces.append(np.ascontiguousarray(column).reshape(-1).view(np.uint8).data)
         _write_all(file.fileno(), pieces)
         os.fsync(file.fileno())
-    return Sealed(segment.start, blocks, layout.size, _digest(header, index, hasher))
+    return Sealed(segment.start, blocks, layout.size, _digest(header, (index, ids), hasher))
+
+
+def entry_ids(segment: Segment, hasher: Hasher) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Return the id of each entry, `(m, 32)`, and the place of its block in the segment, `(m,)`."""
+    ids = hasher.leaf_hashes(np.ascontiguousarray(segment.data), *segment.entry_bounds)
+    places = np.arange(len(segment), dtype=np.uint64)
+    return ids, np.repeat(places, np.diff(segment.block_bounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,26 +242,60 @@ def hashes(folder: Path, sealed: Sealed, start: int, stop: int) -> bytes:
         return file.read(at, (stop - start) * HASH_BYTES)
 
 
-def find(folder: Path, sealed: Sealed, block_hash: bytes) -> Iterator[int]:
-    """Yield the positions in the file of blocks whose hash has the prefix of this one (32 bytes).
+def headers(folder: Path, sealed: Sealed, start: int, stop: int) -> bytes:
+    """Read the headers of the blocks from position `start` to `stop`, likewise.
 
     Raises:
         DamagedError: as for `Part.segment`.
     """
-    wanted = int.from_bytes(block_hash[:8], "big") >> PLACE_BITS << PLACE_BITS
     with _opened(folder, sealed) as file:
-        low, high = 0, sealed.blocks
-        while high - low > PAGE // 8:  # by pages: hashes are spread evenly, but need not be
-            middle = (low + high) // 2
-            if file.index(middle, middle + 1)[0] < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        words = file.index(low, min(high + PAGE // 8, sealed.blocks))
-    for word in words[np.searchsorted(words, np.uint64(wanted)) :].tolist():
-        if word >> PLACE_BITS != wanted >> PLACE_BITS:
+        at = file.layout.headers + (start - sealed.first) * HEADER_BYTES
+        return file.read(at, (stop - start) * HEADER_BYTES)
+
+
+def find(folder: Path, sealed: Sealed, block_hash: bytes) -> list[int]:
+    """Return the positions in the file of blocks whose hash has the prefix of this one (32 bytes).
+
+    Raises:
+        DamagedError: as for `Part.segment`.
+    """
+    with _opened(folder, sealed) as file:
+        return _found(file, file.layout.lookup, sealed.blocks, block_hash)
+
+
+def find_entry(folder: Path, sealed: Sealed, entry_id: bytes) -> list[int]:
+    """Return the positions in the file of blocks with an entry whose id has this one's prefix.
+
+    In order, each once; none where the file has no ids.
+
+    Raises:
+        DamagedError: as for `Part.segment`.
+    """
+    with _opened(folder, sealed) as file:
+        words = file.entries if file.version == WITH_IDS else 0
+        return sorted(set(_found(file, file.layout.ids, words, entry_id)))
+
+
+def _found(file: _File, column: int, n: int, wanted_hash: bytes) -> list[int]:
+    """Look a hash up in a column of n words, as `_index` makes them; return positions of blocks."""
+    wanted = int.from_bytes(wanted_hash[:8], "big") >> PLACE_BITS << PLACE_BITS
+    low, high = 0, n
+    while high - low > PAGE // 8:  # by pages: hashes are spread evenly, but need not be
+        middle = (low + high) // 2
+        if file.words(column, middle, middle + 1)[0] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    found: list[int] = []
+    while low < n:  # once, unless very many are the same
+        words = file.words(column, low, min(high + PAGE // 8, n))
+        same = words[words >> _PLACE == np.uint64(wanted >> PLACE_BITS)]
+        found += (same & np.uint64(MOST_BLOCKS - 1)).tolist()
+        low += len(words)
+        high = low
+        if words[-1] >> _PLACE > np.uint64(wanted >> PLACE_BITS):
             break
-        yield sealed.first + (word & (MOST_BLOCKS - 1))
+    return [file.sealed.first + place for place in found]
 
 
 def erase(folder: Path, sealed: Sealed, position: int) -> None:
@@ -278,10 +334,10 @@ class _File:
             raise DamagedError(f"{path} has {size} bytes; {sealed.size} were recorded")
         self.header = os.pread(descriptor, _HEADER.size, 0)
         found = _HEADER.unpack(self.header.ljust(_HEADER.size, b"\0"))
-        magic, version, self.batches, first, blocks, self.entries, self.data_size = found
-        self.layout = _Layout.of(blocks, self.entries, self.data_size)
-        expected = (MAGIC, VERSION, sealed.first, sealed.blocks, size)
-        if (magic, version, first, blocks, self.layout.size) != expected:
+        magic, self.version, self.batches, first, blocks, self.entries, self.data_size = found
+        self.layout = _Layout.of(blocks, self.entries, self.data_size, self.version)
+        is_known = magic == MAGIC and self.version in (VERSION, WITH_IDS)
+        if not is_known or (first, blocks, self.layout.size) != (sealed.first, sealed.blocks, size):
             raise DamagedError(f"{path} is not the segment that was recorded under its name")
 
     def read(self, at: int, size: int) -> bytes:
@@ -313,9 +369,9 @@ class _File:
             raise
         return memoryview(self._mapping)[at : at + size]
 
-    def index(self, first: int, last: int) -> NDArray[np.uint64]:
-        """Read words of the index."""
-        words = self.read(self.layout.lookup + first * 8, (last - first) * 8)
+    def words(self, column: int, first: int, last: int) -> NDArray[np.uint64]:
+        """Read words of a column that begins at byte `column`."""
+        words = self.read(column + first * 8, (last - first) * 8)
         return np.frombuffer(words, "<u8").astype(np.uint64)
 
 
@@ -389,30 +445,35 @@ def _check_rest(file: _File, hasher: Hasher) -> None:
         DamagedError: what was changed.
     """
     layout, blocks = file.layout, file.sealed.blocks
-    index = np.frombuffer(file.map(layout.lookup, blocks * 8), np.uint8)
-    if _digest(file.header, index, hasher) != file.sealed.digest:
+    widths = _widths(blocks, file.entries, file.version)
+    indexes = [
+        np.frombuffer(file.map(at, width), np.uint8)
+        for at, width in ((layout.lookup, widths[-2]), (layout.ids, widths[-1]))
+    ]
+    if _digest(file.header, indexes, hasher) != file.sealed.digest:
         raise DamagedError(f"{file.path}: its header or index is not what was recorded")
     ends = [file.read(layout.offsets + at * 8, 8) for at in (0, file.entries)]
     if [int.from_bytes(end, "little") for end in ends] != [0, file.data_size]:
         raise DamagedError(f"{file.path}: its first or last offset was changed")
-    widths = (blocks * HASH_BYTES, blocks * HEADER_BYTES, (file.entries + 1) * 8, blocks * 8)
     for at, width, following in zip(layout, widths, layout[1:], strict=False):
         if any(file.read(at + width, following - at - width)):
             raise DamagedError(f"{file.path}: bytes that are zero were changed")
 
 
-def _index(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Return `(n,)` words: the prefix of each hash, and its place; rising."""
+def _index(hashes: NDArray[np.uint8], places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return `(n,)` words: the prefix of each hash, and the place of its block; rising."""
     prefixes = np.ascontiguousarray(hashes).view(">u8")[:, 0].astype(np.uint64)
-    places = np.arange(len(hashes), dtype=np.uint64)
     return np.sort(prefixes >> _PLACE << _PLACE | places).astype("<u8")
 
 
-def _digest(header: bytes, index: NDArray[Any], hasher: Hasher) -> bytes:
-    data = np.ascontiguousarray(index).view(np.uint8)
-    starts = np.arange(0, len(data), PAGE, dtype=np.int64)
-    pages = hasher.leaf_hashes(data, starts, np.minimum(starts + PAGE, len(data)))
-    return sha256(header + pages.tobytes()).digest()
+def _digest(header: bytes, indexes: Sequence[NDArray[Any]], hasher: Hasher) -> bytes:
+    covered = header
+    for index in indexes:
+        data = np.ascontiguousarray(index).view(np.uint8)
+        starts = np.arange(0, len(data), PAGE, dtype=np.int64)
+        stops = np.minimum(starts + PAGE, len(data))
+        covered += hasher.leaf_hashes(data, starts, stops).tobytes()
+    return sha256(covered).digest()
 
 
 def _aligned(at: int) -> int:

@@ -64,6 +64,7 @@ class Reader:
         self._path = path
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
+        self._is_steady = self._has_answered = False
         self._lying: tuple[int, ...] | None = None  # what the file was when taken as it lies
 
     def run(self, query: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -77,14 +78,39 @@ class Reader:
             connection = self._connection or self._open()
             try:
                 with reading(self._path):
+                    if self._is_steady:
+                        self._begin(connection)
                     result = query(connection)
             except StoreError:
                 if not self._moved():
                     raise
             else:
                 if not self._moved():
+                    self._has_answered = True
                     return result
             self.close()
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Let all queries see what there is when the first is answered, whatever is written.
+
+        Where that cannot be, a query raises `StoreError`.
+        """
+        self._is_steady, self._has_answered = True, False
+        try:
+            yield
+        finally:
+            self._is_steady = False
+            if self._connection is not None:
+                self._connection.rollback()
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Stay at this moment; refuse to go on at another one than before."""
+        if connection.in_transaction:
+            return
+        if self._has_answered:
+            raise StoreError(f"{self._path} was written to while it was read: read it again")
+        connection.execute("BEGIN")
 
     def close(self) -> None:
         """Let go of the connection; the next query opens another."""

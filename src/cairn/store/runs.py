@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cairn.core.header import HEADER_BYTES
-from cairn.core.merkle import HASH_BYTES
+from cairn.core.merkle import HASH_BYTES, leaf_hash
 from cairn.core.segment import Segment
 
 Row = tuple[int, bytes, bytes, bytes, bytes]
@@ -90,3 +90,33 @@ def _lengths(columns: Sequence[bytes]) -> NDArray[np.int64]:
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return where each begins, if they are laid end to end."""
     return np.cumsum(lengths) - lengths
+
+
+def places_of(segment: Segment, entry_id: bytes) -> list[tuple[int, int]]:
+    """Return where the entries with this id (32 bytes) are: position of the block, place in it.
+
+    A single entry is known by its block's data root, also where it was erased.
+    """
+    single = segment.fields["count"] == 1
+    named = segment.fields["data_root"] == np.void(entry_id)
+    found: list[tuple[int, int]] = []
+    for i in np.flatnonzero(named & single | ~single).tolist():
+        ids = [entry_id] if single[i] else map(leaf_hash, segment.entries(i))
+        found += [(segment.start + i, place) for place, one in enumerate(ids) if one == entry_id]
+    return found
+
+
+def chained(blocks: Iterable[tuple[bytes, bytes]]) -> list[list[int]]:
+    """Return which of some blocks follow one another: in runs, each block in one, by its number.
+
+    A block is its hash and that of the block before it, and comes after that one.
+    """
+    runs: list[list[int]] = []
+    ends: dict[bytes, list[int]] = {}  # by the hash of their last block
+    for number, (block_hash, link) in enumerate(blocks):
+        run = ends.pop(link, None)
+        if run is None:
+            runs.append(run := [])
+        run.append(number)
+        ends[block_hash] = run
+    return runs

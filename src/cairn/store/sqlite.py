@@ -11,6 +11,9 @@ log with the new rows was fsynced. The order of every append is
 What is deleted is overwritten (`secure_delete`), so that nothing of an entry stays in free pages
 when its block is sealed.
 
+On a work ledger the end of the chain may be replaced. So a scan there reads all of it in one
+transaction, and what readers keep in memory of the tail is held to it again before it is used.
+
 After any failure the connection is given up, and the next use opens a new one. What the log holds
 is then written again where it lies, and fsynced, before SQLite recovers it: a failed fsync is never
 retried, since the system may have taken what it could not write for written.
@@ -21,12 +24,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
 from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cairn.core.block import Block
 from cairn.core.errors import (
@@ -38,16 +44,18 @@ from cairn.core.errors import (
     StoreError,
     UsageError,
 )
+from cairn.core.hasher import Hasher
 from cairn.core.header import LIMIT_63, LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
+from cairn.core.tree import as_hashes
 from cairn.store.directory import FILE_NAME as FILE_NAME
 from cairn.store.directory import WriterLock, keep_access, occupied, rewrite, sync_names
-from cairn.store.flat import Sealed
+from cairn.store.flat import Sealed, entry_ids
 from cairn.store.hash_index import HashIndex
-from cairn.store.interface import Head
+from cairn.store.interface import Head, Pooled, require_key
 from cairn.store.reader import Reader, reading
-from cairn.store.runs import RUN_BLOCKS, Row, before, in_runs, joined, since
+from cairn.store.runs import RUN_BLOCKS, Row, before, chained, in_runs, joined, since
 
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
 SCHEMA_VERSION: Final = 3
@@ -57,23 +65,35 @@ Node = tuple[int, int, bytes]
 
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
+_PUT: Final = f"INSERT OR REPLACE INTO runs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
 
 _SEAL: Final = "INSERT INTO seals VALUES (?, ?, ?, ?, ?, ?, ?)"
 _MANIFEST: Final = """SELECT first, blocks, size, digest FROM segments
     WHERE first >= coalesce((SELECT max(first) FROM segments WHERE first <= ?1), ?1)
     AND first <= ?2 ORDER BY first"""
 _SIZE: Final = f"""SELECT coalesce(sum(length(hashes)), 0) / {HASH_BYTES},
-    coalesce(sum(length(data)), 0) FROM runs"""
+    coalesce(sum(length(data)), 0) FROM runs WHERE first < ?"""
 
 _BEFORE: Final = "SELECT coalesce((SELECT max(first) FROM runs WHERE first <= ?), 0)"
 _RUN_OF: Final = f"SELECT {_COLUMNS} FROM runs WHERE first <= ? ORDER BY first DESC LIMIT 1"
+_END_OF: Final = f"""SELECT first, first + length(hashes) / {HASH_BYTES} FROM runs
+    WHERE first <= ? ORDER BY first DESC LIMIT 1"""
+_HASH_BEFORE: Final = f"""SELECT substr(hashes, (?1 - 1 - first) * {HASH_BYTES} + 1, {HASH_BYTES})
+    FROM runs WHERE first < ?1 ORDER BY first DESC LIMIT 1"""
 _RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDER BY first"
 
-_HASHES: Final = """SELECT first, hashes FROM runs
+_COLUMN: Final = """SELECT first, {} FROM runs
     WHERE first >= coalesce((SELECT max(first) FROM runs WHERE first <= ?1), ?1)
     AND first < ?2 ORDER BY first"""
 _NODES: Final = """SELECT number, hash FROM nodes
     WHERE level = ? AND number >= ? AND number < ? ORDER BY number"""
+
+_SET_ASIDE: Final = "INSERT OR REPLACE INTO sides VALUES (?, ?, ?, ?, ?)"
+_SIDES: Final = "SELECT position, hash, header FROM sides ORDER BY position, hash"
+_SIDE: Final = (
+    "SELECT position, hash, header, offsets, data FROM sides WHERE position = ? AND hash = ?"
+)
+_POOL: Final = "INSERT OR IGNORE INTO pool (id, entry, received) VALUES (?, ?, ?)"
 
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 
@@ -89,7 +109,9 @@ CREATE TABLE runs (      -- consecutive blocks as the columns of a segment
 ) STRICT;
 CREATE TABLE head (      -- one row: where the chain ends, written with every append
     length INTEGER NOT NULL,
-    hash BLOB NOT NULL
+    hash BLOB NOT NULL,
+    work BLOB,                  -- of a work ledger: its chain work, 32 bytes big-endian
+    final INTEGER               -- of a work ledger: how many blocks can no longer change
 ) STRICT;
 CREATE VIEW appends AS SELECT {_COLUMNS} FROM runs;
 CREATE TRIGGER append INSTEAD OF INSERT ON appends BEGIN  -- the only way that Cairn writes
@@ -114,7 +136,29 @@ CREATE TRIGGER seal INSTEAD OF INSERT ON seals BEGIN  -- the way for what a tail
     DELETE FROM runs WHERE first < new.first + new.blocks;
     UPDATE head SET length = max(length, new.first + new.blocks), hash = new.hash;
 END;
-CREATE TABLE nodes (     -- the tree over all blocks, 8 levels apart: for proofs
+CREATE TABLE sides (     -- blocks that others have replaced, where the chain is not final
+    position INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    header BLOB NOT NULL,
+    offsets BLOB NOT NULL,      -- as in runs
+    data BLOB NOT NULL,
+    PRIMARY KEY (position, hash)
+) STRICT;
+CREATE TABLE pool (      -- entries that wait to be mined
+    place INTEGER PRIMARY KEY,  -- rises in the order in which they came
+    id BLOB NOT NULL UNIQUE,
+    entry BLOB NOT NULL,
+    received INTEGER NOT NULL   -- microseconds since the Unix epoch
+) STRICT;
+CREATE TABLE pool_keys ( -- what retries with a key have already put there
+    key TEXT PRIMARY KEY,
+    id BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE addresses ( -- peers to dial after a restart
+    place INTEGER PRIMARY KEY,
+    url TEXT NOT NULL
+) STRICT;
+CREATE TABLE nodes (     -- the tree over all final blocks, 8 levels apart: for proofs
     level INTEGER NOT NULL,     -- 1 is 8 above the blocks
     number INTEGER NOT NULL,    -- from 0 on each level
     hash BLOB NOT NULL,
@@ -162,9 +206,8 @@ class SqliteStore:
         self._writer: sqlite3.Connection | None = None
         self._reader = Reader(self._path, self._open)
         self._scanners: list[Reader] = []  # at rest
-        self._hash_index = HashIndex()  # with the next, under the read lock
-        self._hashes_begin: int | None = None  # the first block here when it was begun
-        self._hashes_read = -LIMIT_63  # the first block of the last run that is in it
+        self._hash_index, self._entry_index = _TailIndex(), _TailIndex()  # under the read lock
+        self._is_mined: bool | None = None  # None: not known, or genesis has yet to come
         try:
             if read_only:
                 self._read_one("SELECT 1", ())  # is it a ledger at all?
@@ -185,7 +228,7 @@ class SqliteStore:
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(SCHEMA)
-                connection.execute("INSERT INTO head VALUES (0, ?)", (NO_HASH,))
+                connection.execute("INSERT INTO head VALUES (0, ?, NULL, NULL)", (NO_HASH,))
         except sqlite3.Error as error:
             raise StoreError(f"{path} cannot be made: {error}") from error
 
@@ -196,6 +239,27 @@ class SqliteStore:
         if rows != 1 or length < 0:
             raise DamagedError(f"{self._path}: {rows} heads are recorded, of length {length}")
         return Head(length, block_hash)
+
+    def is_mined(self) -> bool | None:
+        """Whether blocks come by `advance`, as genesis did; None before it has come."""
+        if self._is_mined is None:
+            row = self._read_one("SELECT length, final IS NOT NULL FROM head", ())
+            length, is_mined = self._typed(row, int, int)
+            self._is_mined = bool(is_mined) if length > 0 else None
+        return self._is_mined
+
+    def work(self) -> int:
+        """See `Store.work`."""
+        (work,) = self._typed(self._read_one("SELECT coalesce(work, x'') FROM head", ()), bytes)
+        return int.from_bytes(work)
+
+    def final(self) -> int:
+        """See `Store.final`."""
+        row = self._read_one("SELECT length, coalesce(final, length) FROM head", ())
+        length, final = self._typed(row, int, int)
+        if not 0 <= final <= length:
+            raise DamagedError(f"{self._path}: {final} of {length} blocks are recorded as final")
+        return int(final)
 
     def end(self) -> int:
         """See `Store.end`."""
@@ -212,9 +276,12 @@ class SqliteStore:
         (first,) = self._read_one("SELECT min(first) FROM runs", ()) or (None,)
         return None if first is None else int(first)
 
-    def size(self) -> tuple[int, int]:
-        """Return how many blocks are not sealed, and the bytes of their entries."""
-        row = self._read_one(_SIZE, ())
+    def size(self, stop: int = LIMIT_63 - 1) -> tuple[int, int]:
+        """Return how many blocks are not sealed, and the bytes of their entries.
+
+        Of the runs that begin before position `stop`.
+        """
+        row = self._read_one(_SIZE, (stop,))
         blocks, size = self._typed(row, int, int)
         return blocks, size
 
@@ -258,34 +325,49 @@ class SqliteStore:
 
         A stored hash that was changed after it was read is not found any more.
         """
+        follow = partial(self._hash_index.follow, read=self._read_hashes)
         self._require_own_process()
         with self._read_lock:
-            self._reader.run(self._index_hashes)
-            candidates = self._hash_index.candidates(block_hash)
+            self._reader.run(follow)
+            candidates = self._hash_index.hashes.candidates(block_hash)
         for position in candidates:
             block = self.get(position)
             if block is not None and block.stored_hash == block_hash:
                 return position
         return None
 
+    def find_entry(self, entry_id: bytes, hasher: Hasher) -> list[int]:
+        """Return the positions here of blocks with an entry whose id has this one's prefix.
+
+        In order, each once. Reads what came since the last search.
+
+        Raises:
+            DamagedError: as for `scan`.
+        """
+        follow = partial(self._entry_index.follow, read=partial(self._read_ids, hasher))
+        self._require_own_process()
+        with self._read_lock:
+            self._reader.run(follow)
+            return list(dict.fromkeys(self._entry_index.hashes.candidates(entry_id)))
+
     def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
         row = self._read_one("SELECT first, count FROM keys WHERE key = ?", (key,))
         return None if row is None else range(row[0], row[0] + row[1])
 
-    def hashes(self, start: int, stop: int) -> list[tuple[int, bytes]]:
-        """Return what there is of the hashes of blocks `start` to `stop`, run by run.
+    def column(self, name: str, start: int, stop: int) -> list[tuple[int, bytes]]:
+        """Return what there is of a column for blocks `start` to `stop`, run by run.
 
-        Each with the position of its first block, in order.
+        Each with the position of its first block, in order; all at one moment.
         """
         self._require_own_process()
         with self._read_lock:
-            return self._reader.run(lambda connection: self._hashes(connection, start, stop))
+            return self._reader.run(lambda connection: self._column(connection, name, start, stop))
 
-    def _hashes(
-        self, connection: sqlite3.Connection, start: int, stop: int
+    def _column(
+        self, connection: sqlite3.Connection, name: str, start: int, stop: int
     ) -> list[tuple[int, bytes]]:
-        rows = connection.execute(_HASHES, (start, stop)).fetchall()
+        rows = connection.execute(_COLUMN.format(name), (start, stop)).fetchall()
         return [self._typed(row, int, bytes) for row in rows]
 
     def nodes(self, level: int, start: int, stop: int) -> list[tuple[int, bytes]]:
@@ -330,6 +412,170 @@ class SqliteStore:
         length, last_hash = self.head()
         with self._writing(f"{sealed.name} may or may not be recorded") as connection:
             _insert_sealed(connection, sealed, (length, last_hash, last_hash), _Beside())
+
+    def advance(
+        self,
+        segment: Segment,
+        work: int,
+        final: int,
+        sealed: Sealed | None = None,
+        nodes: Sequence[Node] = (),
+    ) -> None:
+        """See `Store.advance`.
+
+        With `sealed`, a file that is durable and holds the first blocks here, or what is to be
+        them, it takes their place: final ones. `nodes` of the tree are kept in the same
+        transaction.
+        """
+        blocks = f"blocks {segment.start} to {segment.stop - 1}"
+        with self._writing(f"{blocks} may or may not be durable") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            self._require_follows(connection, segment)
+            self._take_off(connection, segment.start, final)
+            begin = segment.start
+            if sealed is not None:
+                self._drop_sealed(connection, sealed)
+                begin = max(begin, sealed.stop)
+            for rest in since(segment, begin):
+                connection.executemany(_PUT, map(_row, in_runs(rest)))
+            connection.execute("DELETE FROM sides WHERE position < ?", (final,))
+            _forget_sides(connection, segment)
+            _Beside(nodes=nodes).write(connection, segment.start)
+            head = segment.stop, segment.hashes[-1].data, work.to_bytes(HASH_BYTES), final
+            connection.execute("UPDATE head SET length = ?, hash = ?, work = ?, final = ?", head)
+            connection.execute("COMMIT")
+
+    def require_follows(self, segment: Segment) -> None:
+        """Refuse a segment that does not follow a stored block, or replaces a final one.
+
+        Raises:
+            StoreError: it does.
+        """
+        self._require_own_process()
+        with self._read_lock:
+            self._reader.run(lambda connection: self._require_follows(connection, segment))
+
+    def _require_follows(self, connection: sqlite3.Connection, segment: Segment) -> None:
+        head = connection.execute("SELECT length, hash, coalesce(final, 0) FROM head").fetchone()
+        length, before, final = self._typed(head, int, bytes, int)
+        start = segment.start
+        if final <= start < length:
+            run = self._run_of(connection, start)
+            i = start - run.start
+            # What precedes a run is in another one, or in a file: what follows it here says which.
+            before = (run.hashes[i - 1] if i > 0 else run.headers[0, LINK]).tobytes()
+        if not final <= start <= length or segment.headers[0, LINK].tobytes() != before:
+            raise StoreError(
+                f"{self._path}: block {start} does not follow a stored one; nothing was written"
+            )
+
+    def _run_of(self, connection: sqlite3.Connection, position: int) -> Segment:
+        """Return the run that holds a block."""
+        row = connection.execute(_RUN_OF, (position,)).fetchone()
+        run = self._segment(self._typed(row, int, *[bytes] * 4), 0)
+        if position >= run.stop:
+            raise DamagedError(f"{self._path}: block {position} is missing")
+        return run
+
+    def _cut(self, connection: sqlite3.Connection, position: int) -> None:
+        """Let a run begin at `position`, if there is a block."""
+        row = connection.execute(_END_OF, (position,)).fetchone()
+        if row is not None and row[0] < position < row[1]:
+            run = self._run_of(connection, position)
+            i = position - run.start
+            connection.executemany(_PUT, map(_row, (run.cut(0, i), run.cut(i, len(run)))))
+
+    def _take_off(self, connection: sqlite3.Connection, start: int, final: int) -> None:
+        """Let the blocks from `start` on be side blocks: those that are not below `final`."""
+        self._cut(connection, start)
+        query = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? ORDER BY first"
+        with closing(connection.execute(query, (start,))) as rows:
+            for row in rows:
+                run = self._segment(self._typed(row, int, *[bytes] * 4), 0)
+                for kept in since(run, final):
+                    blocks = (kept.cut(i, i + 1) for i in range(len(kept)))
+                    connection.executemany(_SET_ASIDE, map(_row, blocks))
+        connection.execute("DELETE FROM runs WHERE first >= ?", (start,))
+
+    def _drop_sealed(self, connection: sqlite3.Connection, sealed: Sealed) -> None:
+        """Let a file take the place of what it holds."""
+        self._cut(connection, sealed.stop)
+        connection.execute("DELETE FROM runs WHERE first < ?", (sealed.stop,))
+        connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", sealed)
+
+    def sides(self) -> Iterator[Segment]:
+        """See `Store.sides`. One that goes meanwhile ends its run."""
+        self._require_own_process()
+        with self._read_lock:
+            found = self._reader.run(lambda connection: connection.execute(_SIDES).fetchall())
+        rows = [self._typed(row, int, bytes, bytes) for row in found]
+        for numbers in chained((block_hash, header[LINK]) for _, block_hash, header in rows):
+            pieces: list[Segment] = []
+            size = 0
+            for number in numbers:
+                position, block_hash, _ = rows[number]
+                row = self._read_one(_SIDE, (position, block_hash))
+                if row is None:
+                    break
+                piece = self._segment(self._typed(row, int, *[bytes] * 4), position)
+                if not piece.is_regular:
+                    raise DamagedError(f"{self._path}: a side block {position} is damaged")
+                pieces.append(piece)
+                size += len(piece.data)
+                if size >= SCAN_BYTES:
+                    yield Segment.join(pieces)
+                    pieces, size = [], 0
+            if pieces:
+                yield Segment.join(pieces)
+
+    def pool_add(self, pooled: Sequence[Pooled], key: str | None = None) -> None:
+        """See `Store.pool_add`."""
+        self.require_writable()
+        with self._write_lock:
+            if key is not None:
+                require_key(pooled, key, self.pool_key(key))
+            with self._writing("the entries may or may not be pooled") as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                if key is not None:
+                    connection.execute("INSERT INTO pool_keys VALUES (?, ?)", (key, pooled[0].id))
+                connection.executemany(_POOL, pooled)
+                connection.execute("COMMIT")
+
+    def pool_remove(self, ids: Sequence[bytes]) -> None:
+        """See `Store.pool_remove`."""
+        with self._writing("the entries may or may not be pooled") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("DELETE FROM pool WHERE id = ?", [(one,) for one in ids])
+            connection.execute("COMMIT")
+
+    def pool(self) -> list[Pooled]:
+        """See `Store.pool`."""
+        query = "SELECT id, entry, received FROM pool ORDER BY place"
+        self._require_own_process()
+        with self._read_lock:
+            rows = self._reader.run(lambda connection: connection.execute(query).fetchall())
+        return [Pooled(*self._typed(row, bytes, bytes, int)) for row in rows]
+
+    def pool_key(self, key: str) -> bytes | None:
+        """See `Store.pool_key`."""
+        row = self._read_one("SELECT id FROM pool_keys WHERE key = ?", (key,))
+        return None if row is None else bytes(*self._typed(row, bytes))
+
+    def addresses(self) -> list[str]:
+        """See `Store.addresses`."""
+        query = "SELECT url FROM addresses ORDER BY place"
+        self._require_own_process()
+        with self._read_lock:
+            rows = self._reader.run(lambda connection: connection.execute(query).fetchall())
+        return [url for (url,) in rows]
+
+    def set_addresses(self, urls: Sequence[str]) -> None:
+        """See `Store.set_addresses`."""
+        with self._writing("the addresses may or may not be kept") as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM addresses")
+            connection.executemany("INSERT INTO addresses (url) VALUES (?)", [(u,) for u in urls])
+            connection.execute("COMMIT")
 
     def erasing(self) -> dict[int, int]:
         """See `Store.erasing`."""
@@ -426,10 +672,14 @@ class SqliteStore:
         self._require_own_process()
 
     def scan(self, start: int, stop: int) -> Iterator[Segment]:
-        """See `Store.scan`. No transaction stays open between segments: history does not change."""
+        """See `Store.scan`.
+
+        Unless this is a work ledger, no transaction stays open between segments: history does not
+        change.
+        """
         if start >= stop:
             return
-        with self._scanner() as reader:
+        with self._scanner() as reader, reader.steady() if self.is_mined() else nullcontext():
             least = -LIMIT_63  # a scan of everything passes over no row
             if start > 0:
                 (least,) = reader.run(lambda c: c.execute(_BEFORE, (start,)).fetchone())
@@ -599,17 +849,36 @@ class SqliteStore:
             row = self._reader.run(lambda connection: connection.execute(query, values).fetchone())
         return row
 
-    def _index_hashes(self, connection: sqlite3.Connection) -> None:
-        (begin,) = connection.execute("SELECT min(first) FROM runs").fetchone()
-        if begin != self._hashes_begin:  # the hashes in the index are those of sealed blocks now
-            self._hash_index, self._hashes_begin, self._hashes_read = HashIndex(), begin, -LIMIT_63
+    def _read_hashes(self, connection: sqlite3.Connection, after: int) -> Iterator[_Indexed]:
+        """Yield the hashes of the runs that begin after a position."""
         query = "SELECT first, hashes FROM runs WHERE first > ? ORDER BY first"
-        with closing(connection.execute(query, (self._hashes_read,))) as rows:
+        with closing(connection.execute(query, (after,))) as rows:
             while runs := rows.fetchmany(RUN_BLOCKS):
                 for row in runs:
                     self._typed(row, int, bytes)
-                self._hash_index.add(runs)
-                self._hashes_read = runs[-1][0]
+                firsts, columns = zip(*runs, strict=True)
+                lengths = np.array([len(column) // HASH_BYTES for column in columns])
+                whole = (c[: n * HASH_BYTES] for c, n in zip(columns, lengths, strict=True))
+                hashes = as_hashes(b"".join(whole))
+                begins = np.array(firsts) - np.cumsum(lengths) + lengths
+                positions = np.repeat(begins, lengths) + np.arange(len(hashes))
+                yield _Indexed(firsts[-1], firsts[-1] + int(lengths[-1]), positions, hashes)
+
+    def _read_ids(
+        self, hasher: Hasher, connection: sqlite3.Connection, after: int
+    ) -> Iterator[_Indexed]:
+        """Yield the ids of the entries in the runs that begin after a position."""
+        end = 0
+        while True:
+            segments, last = self._next_runs(after + 1, LIMIT_63 - 1, end, connection)
+            for segment in segments:
+                ids, places = entry_ids(segment, hasher)
+                positions = places.astype(np.int64) + segment.start
+                begin = last if len(segments) == 1 else segment.start
+                yield _Indexed(begin, segment.stop, positions, ids)
+            if not segments:
+                return
+            after, end = last, segments[-1].stop
 
     def _next_runs(
         self, least: int, stop: int, end: int, connection: sqlite3.Connection
@@ -709,3 +978,80 @@ class _Beside(NamedTuple):
 
 def _row(run: Segment) -> tuple[object, ...]:
     return (run.start, run.hashes.data, run.headers.data, run.offset_bytes(), run.data.data)
+
+
+def _forget_sides(connection: sqlite3.Connection, segment: Segment) -> None:
+    """Let blocks that are in the chain again be side blocks no more."""
+    among = "SELECT 1 FROM sides WHERE position >= ? AND position < ? LIMIT 1"
+    if connection.execute(among, (segment.start, segment.stop)).fetchone():
+        named = ((segment.start + i, row.data) for i, row in enumerate(segment.hashes))
+        connection.executemany("DELETE FROM sides WHERE position = ? AND hash = ?", named)
+
+
+class _Indexed(NamedTuple):
+    """Some hashes of runs, for an index."""
+
+    last: int
+    """Where the last of the runs begins."""
+    stop: int
+    """Where it ends."""
+    positions: NDArray[np.int64]
+    hashes: NDArray[np.uint8]
+
+
+class _TailIndex:
+    """An index of what the tail holds, which follows it. Owned by who has the read lock."""
+
+    def __init__(self) -> None:
+        self._begin_anew(None)
+
+    def _begin_anew(self, begin: int | None) -> None:
+        self.hashes = HashIndex()
+        self._begin = begin
+        """The first block of the tail."""
+        self._read = -LIMIT_63
+        """Where the last run begins that is in the index."""
+        self._stop = -LIMIT_63
+        """Where that ends."""
+        self._last: bytes | None = None
+        """The hash of its last block."""
+        self._final = 0
+        """What was final when it was read."""
+
+    def follow(
+        self,
+        connection: sqlite3.Connection,
+        read: Callable[[sqlite3.Connection, int], Iterator[_Indexed]],
+    ) -> None:
+        """Let go of what has gone and take in what has come, all as it is at one moment.
+
+        As long as its last block is there, so is all before it. Else at least what was final is.
+        """
+        connection.execute("BEGIN")
+        try:
+            query = "SELECT (SELECT min(first) FROM runs), (SELECT max(final) FROM head)"
+            begin, final = connection.execute(query).fetchone()
+            if begin != self._begin:  # what is in the index is of sealed blocks now
+                self._begin_anew(begin)
+            elif self._last != _hash_before(connection, self._stop):
+                query = "SELECT max(first) FROM runs WHERE first <= ?"
+                (first,) = connection.execute(query, (self._final,)).fetchone()
+                if first is None:
+                    self._begin_anew(begin)
+                else:
+                    self.hashes.drop(first)
+                    self._read, self._stop = first - 1, first
+            self._final = final or 0
+            for some in read(connection, self._read):
+                is_new = some.positions >= self._stop
+                self.hashes.add(some.positions[is_new], some.hashes[is_new])
+                self._read, self._stop = some.last, max(some.stop, self._stop)
+            self._last = _hash_before(connection, self._stop)
+        finally:
+            connection.rollback()
+
+
+def _hash_before(connection: sqlite3.Connection, position: int) -> bytes | None:
+    """Return the stored hash of the block before `position`, if there is one in the tail."""
+    (found,) = connection.execute(_HASH_BEFORE, (position,)).fetchone() or (None,)
+    return found
