@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "client": {"client", "core", "encoding", "report", "proof"},
     "logging": {"logging", "core", "encoding", "ledger", "client"},
     "lab": {"lab", "core", "hashing", "store", "proof", "ledger"},
-    "node": {"node", "core", "report", "store", "proof", "ledger"},
-    "api": {"api", "core", "encoding", "report", "proof", "ledger", "lab", "node"},
+    "net": {"net", "core", "ledger"},
+    "node": {"node", "core", "report", "hashing", "store", "proof", "ledger", "net"},
+    "api": {"api", "core", "encoding", "report", "proof", "ledger", "lab", "net", "node"},
     "__init__": {"core", "report", "proof", "ledger", "client"},
     "cli": {
         "cli",
@@ -39,6 +40,7 @@ MAY_IMPORT = {
         "proof",
         "bench",
         "lab",
+        "net",
         "node",
         "api",
         "__init__",
@@ -112,7 +114,19 @@ def wrong_imports(source: Path) -> list[str]:
                 found.append(f"{shown}:{line}: {layer} imports {name}")
             if layer == "core" and (reason := impure(name)):
                 found.append(f"{shown}:{line}: core imports {name}, {reason}")
+            if layer == "net" and (reason := acting(name)):
+                found.append(f"{shown}:{line}: net imports {name}, {reason}")
     return found
+
+
+def acting(name: str) -> str | None:
+    """Return what a module does that the network must be given, or told: it only decides."""
+    for what in ("files and the machine", "a clock", "the network", "concurrency", "talk"):
+        if name.split(".")[0] in IMPURE[what].split():
+            return f"which is {what}"
+    if name.split(".")[0] in ("random", "secrets", "uuid") and name != "random.Random":
+        return "which is chance that nobody has given it"
+    return None
 
 
 def impure(name: str) -> str | None:
@@ -224,6 +238,10 @@ def test_a_tree_that_keeps_the_arrows_is_not_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text"),
     [
+        ("net/sync.py", "import time"),
+        ("net/sync.py", "import asyncio"),
+        ("net/sync.py", "from random import random"),
+        ("net/sync.py", "from cairn.store.memory import MemoryStore"),
         ("core/block.py", "import os"),
         ("core/block.py", "import os.path as p"),
         ("core/block.py", "from io import BytesIO"),

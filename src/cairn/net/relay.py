@@ -1,0 +1,227 @@
+"""Entries that wait to be mined, told from peer to peer until every node has them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from cairn.core.merkle import leaf_hash
+from cairn.core.segment import Segment
+from cairn.ledger.chain import Move
+from cairn.net import limits
+from cairn.net.addresses import group_of
+from cairn.net.events import PeerId, Pooled, Taken
+from cairn.net.messages import HASH, Entries, Have, Refusal, Want, split
+from cairn.net.peers import Hub, Peer
+from cairn.net.pool import Added, Pool
+
+
+class _Asked(NamedTuple):
+    """An entry that a peer was asked for."""
+
+    peer: PeerId
+    until: float
+
+
+class Relay:
+    """Keeps the pool, and tells peers of what comes into it."""
+
+    def __init__(self, hub: Hub, pool: Pool) -> None:
+        self._hub = hub
+        self._chain = hub.chain
+        self.pool = pool
+        self._asked: dict[bytes, _Asked] = {}
+        self._asked_of: Counter[PeerId] = Counter()
+        self._mined: dict[bytes, None] = {}  # ids that came to the chain lately, the oldest first
+
+    def submit(self, entry: bytes) -> None:
+        """Take an entry of this node's own user, and tell all peers."""
+        entry_id = leaf_hash(entry)
+        added = Added.KNOWN
+        if not self._chain.has_entry(entry_id):
+            added = self.pool.add(entry_id, entry, self._hub.now, None)
+        self._hub.actions.append(Taken(entry_id, added))
+        if added is Added.NEW:
+            self._came([entry_id])
+
+    def welcome(self, peer: Peer) -> None:
+        """Tell a new peer what waits here."""
+        peer.untold.extend(self.pool)
+        self._announce(peer)
+
+    def on_have(self, peer: Peer, message: Have) -> None:
+        """Ask for entries that we do not have.
+
+        Raises:
+            Refusal: there are too many of them.
+        """
+        ids = split(message.ids, HASH)
+        self._charge(peer, len(ids))
+        for entry_id in ids:
+            peer.knows(entry_id)
+            if not self._has(entry_id) and len(peer.offered) < limits.KNOWN_IDS:
+                peer.offered.append(entry_id)
+        self._pull(peer)
+
+    def on_want(self, peer: Peer, message: Want) -> None:
+        """Send entries that a peer asks for, as far as they are here.
+
+        Raises:
+            Refusal: there are too many of them.
+        """
+        ids = split(message.ids, HASH)
+        self._charge(peer, len(ids))
+        group: list[bytes] = []
+        size = 0
+        for entry_id in ids:
+            entry = self.pool.get(entry_id)
+            if entry is None or not peer.served.take(len(entry), self._hub.now):
+                continue
+            if group and size + len(entry) > limits.ANSWER_BYTES:
+                self._hub.send(peer, Entries(group))
+                group, size = [], 0
+            group.append(entry)
+            size += len(entry)
+        if group:
+            self._hub.send(peer, Entries(group))
+
+    def on_entries(self, peer: Peer, message: Entries) -> None:
+        """Take entries that a peer was asked for; others are passed over.
+
+        Raises:
+            Refusal: one cannot be an entry of this ledger, or there are too many.
+        """
+        self._charge(peer, len(message.entries))
+        came: list[bytes] = []
+        try:
+            came.extend(self._taken(peer, message))
+        finally:
+            self._came(came)
+        self._pull(peer)
+
+    def moved(self, move: Move) -> None:
+        """Take out of the pool what was mined, and take back what no longer is."""
+        connected = [i for segment in move.connected for i in self._chain.ids(segment)]
+        self.pool.remove(connected)
+        self._mined.update(dict.fromkeys(connected[-limits.KNOWN_IDS :]))
+        for entry_id in list(islice(self._mined, max(len(self._mined) - limits.KNOWN_IDS, 0))):
+            del self._mined[entry_id]
+        back = [
+            (entry_id, entry)
+            for segment in move.disconnected
+            for entry_id, entry in self.entries(segment)
+            if not self._chain.has_entry(entry_id)
+        ]
+        if back:
+            for entry_id, _ in back:
+                self._mined.pop(entry_id, None)
+            self.pool.give_back(back, self._hub.now)
+            self._came([entry_id for entry_id, _ in back])
+
+    def entries(self, segment: Segment) -> Iterable[tuple[bytes, bytes]]:
+        """Return id and bytes of all entries of some blocks."""
+        found = (entry for i in range(len(segment)) for entry in segment.entries(i))
+        return zip(self._chain.ids(segment), found, strict=True)
+
+    def candidates(self) -> list[bytes]:
+        """Return what the next block should hold."""
+        bounds = self._chain.terms.limits
+        return self.pool.take(bounds.count, bounds.size)
+
+    def gone(self, peer: Peer) -> None:
+        """Ask others for what a peer that is gone was asked for."""
+        for entry_id in [i for i, asked in self._asked.items() if asked.peer == peer.id]:
+            self._forget(entry_id)
+
+    def tick(self) -> None:
+        """Drop what is too old, and ask others for what did not come."""
+        now = self._hub.now
+        self.pool.remove(self.pool.expired(now))
+        for entry_id in [i for i, asked in self._asked.items() if asked.until <= now]:
+            self._forget(entry_id)
+        for peer in self._hub.ready:
+            self._announce(peer)
+            self._pull(peer)
+
+    def _taken(self, peer: Peer, message: Entries) -> Iterator[bytes]:
+        """Yield the ids of those entries that have come into the pool.
+
+        Raises:
+            Refusal: one cannot be an entry of this ledger.
+        """
+        for entry in message.entries:
+            entry_id = leaf_hash(entry)
+            asked = self._asked.get(entry_id)
+            if asked is None or asked.peer != peer.id:
+                continue
+            self._forget(entry_id)
+            if not self._chain.is_entry(entry):
+                raise Refusal(
+                    "canonical", f"entry {entry_id.hex()} is not canonical JSON in limits"
+                )
+            added = self.pool.add(entry_id, entry, self._hub.now, group_of(peer.host))
+            if added is Added.NEW and self._chain.has_entry(entry_id):  # which takes longer
+                self.pool.remove([entry_id])
+            elif added is Added.NEW:
+                yield entry_id
+
+    def _came(self, ids: Sequence[bytes]) -> None:
+        """Tell of entries that have come into the pool."""
+        if ids:
+            self._tell(ids)
+            self._hub.actions.append(Pooled())
+
+    def _tell(self, ids: Sequence[bytes]) -> None:
+        for peer in self._hub.ready:
+            peer.untold.extend(ids)
+            self._announce(peer)
+
+    def _announce(self, peer: Peer) -> None:
+        """Tell a peer of what it has not been told of, as fast as it may be.
+
+        One entry at once, while there are few; when there are many, many in a message.
+        """
+        while peer.untold:
+            count = min(len(peer.untold), limits.MAX_IDS)
+            if not peer.telling.take(max(count, limits.LEAST_TOLD), self._hub.now):
+                return
+            ids = [peer.untold.popleft() for _ in range(count)]
+            ids = [i for i in ids if i not in peer.known and i in self.pool]
+            for entry_id in ids:
+                peer.knows(entry_id)
+            if ids:
+                self._hub.send(peer, Have(b"".join(ids)))
+
+    def _pull(self, peer: Peer) -> None:
+        """Ask a peer for what it has offered, as far as no other is being asked for that."""
+        wanted: list[bytes] = []
+        room = limits.ASKED_ENTRIES - self._asked_of[peer.id]
+        for _ in range(min(len(peer.offered), 2 * limits.MAX_IDS)):
+            if len(wanted) >= min(room, limits.MAX_IDS):
+                break
+            entry_id = peer.offered.popleft()
+            if entry_id in self._asked:
+                peer.offered.append(entry_id)
+            elif not self._has(entry_id):
+                wanted.append(entry_id)
+        if wanted:
+            asked = _Asked(peer.id, self._hub.now + limits.ENTRIES_SECONDS)
+            self._asked.update(dict.fromkeys(wanted, asked))
+            self._asked_of[peer.id] += len(wanted)
+            self._hub.send(peer, Want(b"".join(wanted)))
+
+    def _forget(self, entry_id: bytes) -> None:
+        """Wait for an entry no more."""
+        peer = self._asked.pop(entry_id).peer
+        self._asked_of[peer] -= 1
+        if not self._asked_of[peer]:
+            del self._asked_of[peer]
+
+    def _has(self, entry_id: bytes) -> bool:
+        return entry_id in self.pool or entry_id in self._mined
+
+    def _charge(self, peer: Peer, count: int) -> None:
+        if not peer.entries.take(count, self._hub.now):
+            raise Refusal("flood", "more entries than a peer may tell of")

@@ -1,0 +1,61 @@
+"""Answering what peers ask of our chain, as much of it as each may have."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cairn.net import limits
+from cairn.net.messages import Bodies, GetBodies, GetHeaders, Headers, Missing, Refusal
+from cairn.net.peers import Hub, Peer
+
+LOOKUP_BYTES: Final = 4096
+"""What looking for one hash counts as: it takes as long as reading so much."""
+
+
+class Serving:
+    """Answers in order; who has had its share waits."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._chain = hub.chain
+
+    def ask(self, peer: Peer, request: GetHeaders | GetBodies) -> None:
+        """Answer a request, now or when the peer may have more.
+
+        Raises:
+            Refusal: too many wait already.
+        """
+        if len(peer.waiting) >= limits.WAITING_REQUESTS:
+            raise Refusal("flood", f"more than {limits.WAITING_REQUESTS} requests wait")
+        peer.waiting.append(request)
+        self._answer(peer)
+
+    def tick(self) -> None:
+        """Answer what waits."""
+        for peer in self._hub.ready:
+            self._answer(peer)
+
+    def _answer(self, peer: Peer) -> None:
+        while peer.waiting and peer.served.take(0, self._hub.now):
+            request = peer.waiting.popleft()
+            if isinstance(request, GetHeaders):
+                cost = self._headers(peer, request)
+            else:
+                cost = self._bodies(peer, request)
+            peer.served.take(cost, self._hub.now)
+
+    def _headers(self, peer: Peer, request: GetHeaders) -> int:
+        start = self._chain.after(request.locator)
+        found = b"" if start is None else self._chain.headers(start, limits.MAX_HEADERS)
+        self._hub.send(peer, Headers(request.number, found))
+        return len(found) + LOOKUP_BYTES * len(request.locator)
+
+    def _bodies(self, peer: Peer, request: GetBodies) -> int:
+        chain, last = self._chain, request.first + request.count - 1
+        if last >= chain.length or chain.edge(last).hash != request.last_hash:
+            self._hub.send(peer, Missing(request.number))
+            return LOOKUP_BYTES
+        count = min(request.count, limits.MAX_HEADERS)
+        lengths, data = chain.bodies(request.first, count, limits.ANSWER_BYTES)
+        self._hub.send(peer, Bodies(request.number, lengths, data))
+        return len(lengths) + len(data) + LOOKUP_BYTES

@@ -1,0 +1,50 @@
+"""How deep a reorganisation may go: as deep as nothing is final, and not one block deeper."""
+
+from __future__ import annotations
+
+import pytest
+
+from cairn.core.genesis import Work
+from tests.simulator.runs import quick
+from tests.simulator.world import Faults, Node, World, url_of
+
+FINAL_DEPTHS = (3, 13, 60)
+
+
+def part(final_depth: int, ours: int, theirs: int) -> tuple[Node, Node]:
+    """Return two nodes that have met again after they found so many blocks on their own."""
+    seal = Work(interval=30_000_000, half_life=3_600_000_000, final_depth=final_depth)
+    with quick(3):
+        world = World(1, seal=seal, faults=Faults(), delay=0.05, is_final=False)
+        a, b = Node(world, 0), Node(world, 1, configured=[url_of("20.0.0.0")])
+        world.add(a)
+        world.add(b)
+        world.run(15)
+        world.part({0: 0, 1: 1}, reset=True)
+        for node, blocks in ((a, ours), (b, theirs)):
+            for _ in range(blocks):
+                node.mine()
+                world.run(0.1)
+        world.heal()
+        world.run(400, lambda: a.head == b.head or a.network.halted is not None)
+    return a, b
+
+
+@pytest.mark.parametrize("final_depth", FINAL_DEPTHS)
+@pytest.mark.parametrize("part_of_depth", [0.7, 0.9, 1.0])
+def test_a_branch_from_above_what_is_final_is_followed(
+    final_depth: int, part_of_depth: float
+) -> None:
+    ours = round(final_depth * part_of_depth)
+    a, b = part(final_depth, ours, ours + 1)
+    assert a.network.halted is None
+    assert a.head == b.head
+
+
+@pytest.mark.parametrize("final_depth", FINAL_DEPTHS)
+def test_a_branch_from_below_what_is_final_stops_the_node_loudly(final_depth: int) -> None:
+    a, b = part(final_depth, final_depth + 1, final_depth + 2)
+    assert a.network.halted is not None
+    assert "person has to" in a.network.halted
+    assert b.network.halted is None
+    assert a.head != b.head
