@@ -36,7 +36,10 @@ serve: $(READY)  ## run a node on http://127.0.0.1:5000; LAB=1: on a scratch cop
 	@command -v chromium google-chrome >/dev/null || { echo "installing Chromium"; apt-get update -qq >/dev/null && apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1; } || { echo "Chromium is needed: install it" >&2; exit 1; }
 	@touch $@
 
+# Tests start hundreds of processes: none of them shall compile the sources again, whatever the
+# environment says of writing bytecode.
 test: $(READY) .venv/browser ## pass the tests
+	@$(BIN)/python -m compileall -q src tests
 	@$(BIN)/pytest -n 2 --cov --cov-report=term:skip-covered tests/core
 	@$(BIN)/pytest -n 2 --dist worksteal --ignore tests/core
 
@@ -46,7 +49,9 @@ lint: $(READY)   ## format, lint, types
 check: lint test ## what CI runs
 
 soak: $(READY) .venv/browser ## the long fault and fuzz runs
+	@$(BIN)/python -m compileall -q src tests
 	@$(BIN)/pytest -n 2 -m soak
+	@$(BIN)/pytest -n 2 -m 'hypothesis and not soak' --hypothesis-profile soak
 
 # A copy of the sources, since a kernel built so works only where the sanitizers were loaded first.
 # NVIDIA's compiler does not find its own parts there; it is not what is looked at.
@@ -72,3 +77,4 @@ lock: $(READY)   ## renew requirements-dev.lock from pyproject.toml
 
 clean:           ## remove what the targets made
 	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache cairn-data src/cairn/*.so src/cairn/hashing/*.so
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

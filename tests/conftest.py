@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,11 +17,37 @@ from cairn.store.disk import DiskStore
 from tests import independent
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
+MEMORY = Path("/dev/shm")
+ROOM = 6 * 2**30
+"""Bytes that are free where memory is a folder with room for all that tests write."""
 
 settings.register_profile(
-    "cairn", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "cairn",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+    max_examples=50,
 )
+settings.register_profile("soak", settings.get_profile("cairn"), max_examples=2000)
 settings.load_profile("cairn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the folders of tests in memory, if there is room: a sync takes no time there.
+
+    They are gone afterwards; `--basetemp` says where to keep them.
+    """
+    if hasattr(config, "workerinput") or not os.access(MEMORY, os.W_OK):
+        return
+    for left in MEMORY.glob("cairn-suite-*"):  # by runs that were killed
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    is_fit = not os.statvfs(MEMORY).f_flag & getattr(os, "ST_NOEXEC", 0)  # some run what they build
+    if is_fit and shutil.disk_usage(MEMORY).free > ROOM:
+        name = f"cairn-suite-{os.getpid()}-"
+        folder = TemporaryDirectory(dir=MEMORY, prefix=name, ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = folder.name
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -582,7 +582,7 @@ MIXED = st.recursive(
 
 @pytest.mark.skipif(are_plain is _are_plain, reason="there was no compiler when it was installed")
 @given(st.lists(MIXED, max_size=4), st.integers(0, 4))
-@settings(max_examples=1000)
+@settings(max_examples=300)
 def test_the_c_twin_says_the_same(values: list[object], depth: int) -> None:
     assert are_plain(values, depth) is _are_plain(values, depth)
 

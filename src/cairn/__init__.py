@@ -20,6 +20,8 @@ from cairn.core.errors import (
     KeyReusedError,
     LockedError,
     NoSuchBlockError,
+    NoSuchEntryError,
+    NotFinalError,
     NotFoundError,
     OutcomeUnknownError,
     ProofError,
@@ -27,9 +29,10 @@ from cairn.core.errors import (
     StoreError,
     UsageError,
 )
-from cairn.core.genesis import Genesis, Limits
+from cairn.core.genesis import Genesis, Limits, Work
 from cairn.core.rules import Failure, InvalidChainError
 from cairn.ledger import Ledger
+from cairn.ledger.standing import Standing
 from cairn.proof.receipt import Receipt
 from cairn.report import Report
 
@@ -55,15 +58,19 @@ __all__ = [
     "Limits",
     "LockedError",
     "NoSuchBlockError",
+    "NoSuchEntryError",
     "NodeError",
+    "NotFinalError",
     "NotFoundError",
     "OutcomeUnknownError",
     "ProofError",
     "ReadOnlyError",
     "Receipt",
     "Report",
+    "Standing",
     "StoreError",
     "UsageError",
+    "Work",
 ]
 
 

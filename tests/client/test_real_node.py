@@ -25,6 +25,23 @@ def node(ledger_directory: Path) -> Iterator[RealNode]:
         yield node
 
 
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealNode]:
+    """A node with 50 small blocks and 150 larger ones, only to be read."""
+    with RealNode(tmp_path_factory.mktemp("filled") / "ledger") as node:
+        with Client(node.url) as client:
+            client.append_all(range(50))
+            client.append_all(["x" * 1000] * 150)
+        yield node
+
+
+@pytest.fixture
+def reading(filled: RealNode) -> Iterator[Proxy]:
+    proxy = Proxy(filled.port)
+    yield proxy
+    proxy.close()
+
+
 @pytest.fixture
 def proxy(node: RealNode) -> Iterator[Proxy]:
     proxy = Proxy(node.port)
@@ -42,10 +59,10 @@ def test_answers_that_are_lost_do_not_record_twice(
     proxy.losing = 2
     assert client.append_all(range(5, 10)) == range(6, 11)
     proxy.losing = 2
-    assert client.extend(range(10, 20_000)) == 19_990
+    assert client.extend(range(10, 10_000)) == 9990
     assert proxy.losing == 0
     with Client(node.url) as direct:
-        assert [block.data for block in direct.scan(1)] == list(range(20_000))
+        assert [block.data for block in direct.scan(1)] == list(range(10_000))
         assert direct.validate().valid
 
 
@@ -59,23 +76,23 @@ def test_an_answer_that_was_lost_leaves_the_outcome_open(proxy: Proxy, connect: 
 
 
 @pytest.mark.parametrize("cut", [1, 100, 1000, 50_000])
-def test_answers_that_are_cut_are_read_again(proxy: Proxy, connect: Connect, cut: int) -> None:
-    client = connect(proxy.url)
-    client.append_all(["x" * 1000] * 150)
-    blocks = list(client.scan())
-    connect(proxy.url)
-    proxy.cutting = cut
-    assert list(connect(proxy.url).scan()) == blocks
+def test_answers_that_are_cut_are_read_again(reading: Proxy, connect: Connect, cut: int) -> None:
+    blocks = list(connect(reading.url).scan())
+    assert len(blocks) == 201
+    reading.cutting = cut
+    assert list(connect(reading.url).scan()) == blocks
+    assert reading.cutting == 0
 
 
 @pytest.mark.parametrize("cut", [1, 100, 1000, 5000, 20_000])
 def test_following_goes_on_after_a_cut_without_gap_or_repeat(
-    proxy: Proxy, connect: Connect, cut: int
+    reading: Proxy, connect: Connect, cut: int
 ) -> None:
-    connect(proxy.url).append_all(range(50))
-    proxy.cutting = cut
-    blocks = list(itertools.islice(connect(proxy.url).follow(0), 51))
+    assert len(connect(reading.url)) == 201
+    reading.cutting = cut
+    blocks = list(itertools.islice(connect(reading.url).follow(0), 51))
     assert [block.index for block in blocks] == list(range(51))
+    assert reading.cutting == 0
 
 
 def test_nothing_is_lost_or_repeated_over_crashes_of_the_node(
@@ -87,15 +104,15 @@ def test_nothing_is_lost_or_repeated_over_crashes_of_the_node(
 
     def follow() -> None:
         with Client(node.url) as client:
-            seen.extend(itertools.islice(client.follow(1), 12_100))
+            seen.extend(itertools.islice(client.follow(1), 6100))
 
     def append() -> None:
         with Client(node.url) as client:
             singles.extend(client.append(["single", n]) for n in range(100))
 
     def numbers() -> Iterator[int]:
-        for n in range(12_000):
-            if n % 5000 == 4999:
+        for n in range(6000):
+            if n % 2500 == 2499:
                 node.kill()
                 threading.Timer(0.3, node.start).start()
             yield n
@@ -104,11 +121,11 @@ def test_nothing_is_lost_or_repeated_over_crashes_of_the_node(
     threads = [threading.Thread(target=work) for work in (follow, append)]
     for thread in threads:
         thread.start()
-    assert client.extend(numbers()) == 12_000
+    assert client.extend(numbers()) == 6000
     for thread in threads:
         thread.join(60)
-    assert [block.index for block in seen] == list(range(1, 12_101))
-    assert [block.data for block in seen if isinstance(block.data, int)] == list(range(12_000))
+    assert [block.index for block in seen] == list(range(1, 6101))
+    assert [block.data for block in seen if isinstance(block.data, int)] == list(range(6000))
     assert [block.data for block in singles] == [["single", n] for n in range(100)]
     assert {block.hash for block in singles} < {block.hash for block in seen}
     assert list(client.scan(1)) == seen
@@ -164,11 +181,11 @@ def test_large_blocks_come_back_on_as_many_pages_as_they_need(
     node: RealNode, connect: Connect
 ) -> None:
     client = connect(node.url)
-    values = [str(n) * 3_000_000 for n in range(5)] + ["é" * 8_000_000, "small"]
-    assert client.extend(values) == 7
+    values = [str(n) * 3_000_000 for n in range(3)] + ["é" * 4_300_000, "small"]
+    assert client.extend(values) == 5
     assert [block.data for block in client.scan(1)] == values
-    assert [block.data for block in client.search(contains="3333")] == [values[3]]
-    assert [block.data for block in itertools.islice(client.follow(1), 7)] == values
+    assert [block.data for block in client.search(contains="2222")] == [values[2]]
+    assert [block.data for block in itertools.islice(client.follow(1), 5)] == values
 
 
 def test_many_pages_of_small_blocks_are_all_read(node: RealNode, connect: Connect) -> None:

@@ -387,14 +387,15 @@ def live(path: Path, keyring: Keyring, ready: int) -> None:
     asyncio.run(run())
 
 
-def test_killed_node_has_published_nothing_that_is_not_remembered() -> None:
+@pytest.mark.parametrize("kills", [12, pytest.param(100, marks=pytest.mark.soak)])
+def test_killed_node_has_published_nothing_that_is_not_remembered(kills: int) -> None:
     choose = random.Random(int(os.environ.get("FAULT_SEED", "7")))
     signed = behind = 0
     with TemporaryDirectory() as folder:
         path, keyring = Path(folder) / "ledger", Keyring(Path(folder) / "home")
         with Ledger.open(path, keyring=keyring) as ledger:
             origin = ledger.notary.origin
-        for _ in range(25):
+        for _ in range(kills):
             here, there = os.pipe()
             child = started(lambda: live(path, keyring, there))  # noqa: B023
             assert os.read(here, 1) == b"!"

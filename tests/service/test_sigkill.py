@@ -226,7 +226,7 @@ def kill(times: int, directory: Path, *, on_each: int) -> int:
 
 
 def test_what_was_answered_survives_kill_9_of_the_server_under_load(tmp_path: Path) -> None:
-    assert kill(20, tmp_path, on_each=5) > 100
+    assert kill(8, tmp_path, on_each=4) > 40
 
 
 @pytest.mark.soak

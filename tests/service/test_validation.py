@@ -140,7 +140,12 @@ def test_a_change_made_before_the_request_is_seen_though_a_run_has_all_but_ended
         assert failed_block(after.result(PATIENCE)) == 5
 
 
-def test_a_change_made_before_the_request_is_always_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "positions", [(300, 100, 0), pytest.param((300, 299, 100, 1, 0), marks=pytest.mark.soak)]
+)
+def test_a_change_made_before_the_request_is_always_seen(
+    positions: tuple[int, ...], tmp_path: Path
+) -> None:
     path = tmp_path / "ledger"
     with Ledger.open(path) as ledger:
         ledger.extend(range(300))
@@ -154,7 +159,7 @@ def test_a_change_made_before_the_request_is_always_seen(tmp_path: Path) -> None
         assert failed_block(server.get("/validate")) is None
         with threads(lambda: ask(server)), server.client() as client:
             try:
-                for position in (300, 299, 100, 1, 0):  # what comes first is named
+                for position in positions:  # what comes first is named
                     change(path, position)
                     assert failed_block(client.get("/validate")) == position
                     assert client.post("goes on").status == 201

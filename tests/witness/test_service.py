@@ -203,19 +203,19 @@ def killed_again_and_again(folder: Path, rounds: int, seed: int) -> None:
 
 
 def test_witness_that_is_killed_at_any_moment_cosigns_no_fork(tmp_path: Path) -> None:
-    killed_again_and_again(tmp_path, 20, seed=1)
+    killed_again_and_again(tmp_path, 10, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(10))
-def test_witness_that_is_killed_20_times_as_often(tmp_path: Path, seed: int) -> None:
+def test_witness_that_is_killed_40_times_as_often(tmp_path: Path, seed: int) -> None:
     killed_again_and_again(tmp_path, 40, seed=seed)
 
 
 def test_two_processes_with_one_memory_cosign_no_fork(tmp_path: Path) -> None:
     askers = Askers(Cosigned(FORKS, (key_of(tmp_path),)), 2)
     with start(tmp_path, LARGE) as one, start(tmp_path, LARGE) as two:
-        for thread in askers.together(one, two, each=4, seconds=1.0):
+        for thread in askers.together(one, two, each=4, seconds=0.5):
             thread.join(PATIENCE)
             assert not thread.is_alive()
         askers.cosigned.check()

@@ -29,6 +29,7 @@ from cairn.api.problems import (
 from cairn.api.routes import Service, operations
 from cairn.core.errors import CairnError
 from cairn.node import Node
+from cairn.node.link import PATH
 
 
 class Endpoint:
@@ -64,8 +65,9 @@ def application(
 
     `connections` returns how many there are now.
     """
-    metrics = Metrics(length=lambda: node.length, connections=connections)
+    metrics = Metrics(length=lambda: node.length, connections=connections, peering=node.peering)
     node.committed = metrics.committed
+    node.moved = metrics.moved
     node.checkpoints.published = metrics.published
     budget = Budget(bounds.held_bytes)
     service = Service(
@@ -85,12 +87,15 @@ def application(
         async with node:
             yield
 
+    routes = [
+        # A tile's path has slashes in it.
+        Route(path.replace("{path}", "{path:path}"), Endpoint(several, service))
+        for path, several in by_path.items()
+    ]
+    if node.links is not None:
+        routes.append(Route(PATH, answer_no_peer, methods=["GET"]))
     app = Starlette(
-        routes=[
-            # A tile's path has slashes in it.
-            Route(path.replace("{path}", "{path:path}"), Endpoint(several, service))
-            for path, several in by_path.items()
-        ],
+        routes=routes,
         exception_handlers={
             CairnError: answer_cairn_error,
             ProblemError: answer_problem,
@@ -102,6 +107,16 @@ def application(
     )
     app.router.redirect_slashes = False
     return Metered(Guard(app, access), metrics)
+
+
+async def answer_no_peer(request: Request) -> Response:
+    """Answer one who asks for /peer, but for no link, or may not have one."""
+    if "origin" in request.headers:
+        raise ProblemError(HTTPStatus.FORBIDDEN, "forbidden", "web pages cannot be peers")
+    detail = "this is where other nodes open links to this one, by WebSocket"
+    response = ProblemError(HTTPStatus.UPGRADE_REQUIRED, "upgrade-required", detail).response()
+    response.headers.update({"Upgrade": "websocket", "Connection": "upgrade"})
+    return response
 
 
 async def answer_nobody(_request: Request, _error: Exception) -> Response:

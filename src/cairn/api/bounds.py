@@ -11,6 +11,9 @@ PAGE_BYTES: Final = 8 * 2**20
 """Bytes of entries on a page, about: what comes after it is on the next one."""
 SEARCH_SECONDS: Final = 1.0
 """How long one request may search, before it says where to go on."""
+WAIT_SECONDS: Final = 60
+"""How long one request may wait for its entry to be mined: what common proxies let an answer
+take."""
 HEARTBEAT_SECONDS: Final = 15.0
 """Silence on /events, at most: proxies commonly close what is silent for 30 s or more."""
 

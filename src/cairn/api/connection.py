@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
@@ -18,9 +19,12 @@ from uvicorn.protocols.http.httptools_impl import (
 from cairn.api.bounds import Bounds
 from cairn.api.guard import HEADERS
 from cairn.api.problems import ProblemError
+from cairn.node.link import PATH, UpgradeError
+from cairn.node.links import ACCEPTED, Links
 
 UPGRADE_HEADERS: Final = {b"connection", b"upgrade", b"http2-settings"}
 """What a client sends that would rather speak something else, as Java's does by default."""
+_LINK: Final = PATH.encode()
 
 
 @dataclass(eq=False, slots=True)
@@ -36,11 +40,17 @@ class Crowd:
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, with a deadline for everything that it waits for."""
 
-    def __init__(self, *args: Any, bounds: Bounds, crowd: Crowd, **others: Any) -> None:
-        """Keep within `bounds`; `crowd` is shared by all connections of a server."""
+    def __init__(
+        self, *args: Any, bounds: Bounds, crowd: Crowd, links: Links | None, **others: Any
+    ) -> None:
+        """Keep within `bounds`; `crowd` is shared by all connections of a server.
+
+        It may become one of the `links`, if there are any.
+        """
         super().__init__(*args, **others)
         self._bounds = bounds
         self._crowd = crowd
+        self._links = links
         self._deadline: TimerHandle | None = None
         self._stalled: TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -77,7 +87,11 @@ class Connection(HttpToolsProtocol):
                 self.parser.feed_data(data)
                 data = b""
             except httptools.HttpParserUpgrade as upgrade:
-                data = self._without_upgrade(data[upgrade.args[0] :])
+                data = data[upgrade.args[0] :]
+                if self._links is not None and self._asks_for_link():
+                    self._become_link(self._links, data)
+                    return
+                data = self._without_upgrade(data)
             except httptools.HttpParserError:
                 self.send_400_response("this is not HTTP/1.1")
                 data = b""
@@ -181,14 +195,45 @@ class Connection(HttpToolsProtocol):
 
         The parser stops at such a request, before its body. `rest` is what it has left.
         """
-        method = self.parser.get_method()
-        if method == b"CONNECT":
+        if self.parser.get_method() == b"CONNECT":
             self.send_400_response("this is no proxy")
             return b""
-        head = [b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())]
-        head += [b"%s: %s" % item for item in self.headers if item[0] not in UPGRADE_HEADERS]
+        head = self._head(without=UPGRADE_HEADERS)
         self.parser = httptools.HttpRequestParser(self)
-        return b"\r\n".join([*head, b"", rest])
+        return head + rest
+
+    def _head(self, *, without: Collection[bytes] = ()) -> bytes:
+        """Return the beginning of the request as it came, but for some of its headers."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] not in without]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _asks_for_link(self) -> bool:
+        """Whether this is a request for a WebSocket to a peer.
+
+        Not one with `Origin`: it comes from a web page, as no browser leaves that out, and pages
+        are not peers. It is answered as what it is without the upgrade.
+        """
+        headers = dict(self.headers)
+        is_websocket = headers.get(b"upgrade", b"").lower() == b"websocket"
+        idle = not self._answering and not self.pipeline
+        return self.url == _LINK and is_websocket and b"origin" not in headers and idle
+
+    def _become_link(self, links: Links, rest: bytes) -> None:
+        """Hand the connection over to `links`; `rest` came after the request."""
+        if not links.has_room:
+            detail = f"no links are open for others, or all {ACCEPTED} are taken"
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "busy", detail)
+            return
+        try:
+            links.accept(self.transport, self._head(), rest)
+        except UpgradeError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, "bad-request", str(error))
+            return
+        self._stop_waiting()
+        self._stop_watching()
+        self.connections.discard(self)  # a stop does not wait for it: the links are let go
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle

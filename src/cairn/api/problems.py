@@ -20,11 +20,13 @@ from cairn.core.errors import (
     InconsistentError,
     KeyReusedError,
     NoSuchBlockError,
+    NoSuchEntryError,
     OutcomeUnknownError,
     StoreError,
 )
 from cairn.core.rules import InvalidChainError
 from cairn.node.appender import WriterStoppedError
+from cairn.node.peering import NodeHaltedError, PoolFullError
 
 MEDIA_TYPE: Final = "application/problem+json"
 QUOTED: Final = 300
@@ -109,6 +111,8 @@ def of_error(error: CairnError) -> ProblemError:
             return bad_entry(error)
         case ErasedError():
             return ProblemError(HTTPStatus.GONE, "erased", str(error))
+        case NoSuchEntryError():
+            return ProblemError(HTTPStatus.NOT_FOUND, "no-such-entry", str(error))
         case NoSuchBlockError():
             return ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", str(error))
         case InconsistentError():  # where the evidence lies is for the operator
@@ -129,6 +133,10 @@ def of_error(error: CairnError) -> ProblemError:
             return unavailable("the ledger cannot be reached just now")
         case WriterStoppedError():
             return _bug()
+        case PoolFullError():
+            return unavailable(str(error), "pool-full")
+        case NodeHaltedError():
+            return unavailable(str(error), "halted")
     return unavailable(str(error))
 
 

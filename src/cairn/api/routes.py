@@ -11,28 +11,30 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from cairn.api.bodies import Body, canonical_lines, canonical_text
-from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, Bounds
+from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, WAIT_SECONDS, Bounds
 from cairn.api.budget import Answer, Budget, pieces
 from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE, page
 from cairn.api.metrics import Metrics
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
-from cairn.api.problems import ProblemError
+from cairn.api.problems import ProblemError, bad_request
 from cairn.api.schemas import ref
 from cairn.core.block import Block
 from cairn.core.errors import CairnError, ErasedError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
 from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, first_at, moment
+from cairn.ledger.standing import Standing
 from cairn.ledger.writer import MAX_KEY, Append
 from cairn.node import Node
+from cairn.node.changes import Change, Connected, Tip
 from cairn.proof.checkpoint import Checkpoint
 from cairn.proof.tiles import Tile
 
@@ -95,30 +97,100 @@ def description(*, lab: bool) -> dict[str, Any]:
 
 
 async def append_block(
-    service: Service, request: Request, *, idempotency_key: str | None = None
+    service: Service,
+    request: Request,
+    *,
+    idempotency_key: str | None = None,
+    cairn_seal: str | None = None,
+    wait: int | None = None,
 ) -> Response:
     """Record a JSON value.
 
-    It is durable when the answer comes. The content type of the body does not matter.
+    It is durable when the answer comes. The content type of the body does not matter. On a work
+    ledger it waits to be mined then: if that takes longer, the answer is the id of its entry; else
+    the block, which is not final yet.
     """
+    node = service.node
+    _require_seal(node, cairn_seal)
     async with service.body(request) as body:
         canonical = await service.canonical(body, canonical_text)
-        block = await service.node.append(Append((canonical,), idempotency_key))
-        # What is recorded is not refused any more, for want of memory or anything else.
-        view, place = block.to_json(fresh=True), f"/blocks/{block.index}"
-    return Answer(view, JSON, service.budget, created=place)
+        if node.peering is None:
+            block = await node.append(Append((canonical,), idempotency_key))
+            # What is recorded is not refused any more, for want of memory or anything else.
+            view, place = block.to_json(fresh=True), f"/blocks/{block.index}"
+            return Answer(view, JSON, service.budget, created=place)
+        [entry_id] = await node.submit((canonical,), idempotency_key)
+    seconds = node.mining_seconds if wait is None else wait
+    standing = await node.mined(entry_id, seconds)
+    if standing is not None and standing.block is not None:
+        with suppress(CairnError):  # which says less than the id of the entry
+            return await _mined(service, standing)
+    pending = {"entry": entry_id.hex(), "status": "pending"}
+    return _accepted(pending, f"/entries/{entry_id.hex()}")
 
 
 async def append_blocks(
-    service: Service, request: Request, *, idempotency_key: str | None = None
+    service: Service,
+    request: Request,
+    *,
+    idempotency_key: str | None = None,
+    cairn_seal: str | None = None,
 ) -> Response:
-    """Record many JSON values, a line and a block each: all or nothing."""
+    """Record many JSON values, a line each: all or nothing.
+
+    Each in a block of its own; on a work ledger they wait to be mined.
+    """
+    node = service.node
+    _require_seal(node, cairn_seal)
     async with service.body(request) as body:
         lines = await service.canonical(body, canonical_lines)
-        last = await service.node.append(Append(lines, idempotency_key))
+        if node.peering is not None:
+            ids = [one.hex() for one in await node.submit(lines, idempotency_key)]
+            return _accepted({"count": len(ids), "entries": ids}, f"/entries/{ids[0]}")
+        last = await node.append(Append(lines, idempotency_key))
     first = last.index - len(lines) + 1
     recorded = {"count": len(lines), "first": first, "last": last.index, "hash": last.hash}
     return Answer(json.dumps(recorded), JSON, service.budget, created=f"/blocks/{first}")
+
+
+def _require_seal(node: Node, wanted: str | None) -> None:
+    """Refuse what is meant for the other kind of ledger.
+
+    Raises:
+        ProblemError: so it is.
+    """
+    seal = "instant" if node.peering is None else "work"
+    if wanted is not None and wanted != seal:
+        detail = {
+            "instant": "this is an instant ledger, of which no block is mined: use append",
+            "work": "this is a work ledger, of which every block is mined: use submit",
+        }
+        raise ProblemError(HTTPStatus.CONFLICT, "other-seal", detail[seal])
+
+
+async def _mined(service: Service, standing: Standing) -> Response:
+    """Return the answer with the block that an entry is in.
+
+    Raises:
+        NoSuchBlockError: it is there no more: the chain was reorganised.
+    """
+    node, index = service.node, standing.block
+    assert index is not None
+    facts = {"entry": standing.id, "place": standing.place, "status": standing.status}
+    after = ", " + json.dumps(facts)[1:]
+
+    def read() -> str:
+        block = node.ledger[index]
+        if [entry.id.hex() for entry in block.entries].count(standing.id) == 0:
+            raise NoSuchBlockError(f"block {index} is another one now")
+        return block.to_json()[:-1] + after
+
+    view = await node.read(read)
+    return Answer(view, JSON, service.budget, created=f"/blocks/{index}")
+
+
+def _accepted(value: dict[str, Any], place: str) -> Response:
+    return Response(json.dumps(value), HTTPStatus.ACCEPTED, {"Location": place}, JSON)
 
 
 # Reading
@@ -214,6 +286,7 @@ async def read_receipt(
     """
     node = service.node
     index = (await node.read(lambda: _block(node, reference))).index
+    _require_final(node, index)
     note = await node.checkpoints.covering(index + 1)
     receipt = await node.read(lambda: node.ledger.notary.receipt(index, entry, note).to_json())
     return Answer(receipt, JSON, service.budget)
@@ -222,8 +295,29 @@ async def read_receipt(
 async def read_checkpoint(service: Service, _request: Request, *, covering: int = 1) -> Response:
     """Read the signed checkpoint (C2SP tlog-checkpoint)."""
     await _require_place(service.node, covering)
+    _require_final(service.node, covering - 1)
     note = await service.node.checkpoints.covering(covering)
     return Response(str(note), media_type=TEXT, headers={"Cache-Control": "no-cache"})
+
+
+def _require_final(node: Node, index: int) -> None:
+    """Refuse to prove a block of a work ledger that is there, and may still change.
+
+    Raises:
+        ProblemError: it is such a one: how many blocks have to follow first.
+    """
+    if node.peering is None or index < node.final:
+        return
+    depth = node.ledger.terms.final_depth
+    missing = index - node.final + 1
+    raise ProblemError(
+        HTTPStatus.CONFLICT,
+        "not-final",
+        f"block {index} is confirmed and not final: {max(depth - missing, 0)} of {depth} blocks "
+        f"follow it, and only final blocks are signed",
+        final=node.final,
+        missing=missing,
+    )
 
 
 async def read_tile(service: Service, _request: Request, *, path: Tile) -> Response:
@@ -263,43 +357,68 @@ async def follow_blocks(
     request: Request,
     *,
     start: int | None = None,
-    last_event_id: int | None = None,
+    cairn_final: str = "false",
+    last_event_id: _EventId | None = None,
 ) -> Response:
     """Follow the chain: server-sent events, one a block as it is recorded.
 
-    An event has the block's index as its id, and the block as its data.
+    An event `block` has the block's index as its id, and the block as its data. On a work ledger
+    that is so with `Cairn-Final: true`, as blocks become final. Without, there is an event
+    `connected` for each block that comes to the end of the chain, with the block as its data; and
+    one `disconnected` for each that is taken off its end, the last one first, with its index and
+    hash. The id of both says what the last block is then, by index and hash: who comes again with
+    it is told of all that has changed since.
     """
-    if last_event_id is not None:
-        start = last_event_id + 1
-    elif start is None:
-        start = service.node.length
-    await _require_place(service.node, start)
+    node = service.node
+    if node.peering is None or cairn_final == "true":
+        if last_event_id is not None and last_event_id.hash is not None:
+            raise bad_request("Last-Event-ID is the index of a block here")
+        if last_event_id is not None:
+            start = last_event_id.position + 1
+        elif start is None:
+            start = node.final
+        await _require_place(node, start)
+        follow = node.follow(start, _as_events, seconds=HEARTBEAT_SECONDS)
+    else:
+        if last_event_id is not None:
+            if last_event_id.hash is None:
+                raise bad_request("Last-Event-ID has the index and the hash of a block here")
+            tip = Tip(last_event_id.position, last_event_id.hash)
+            await node.require_known(tip)
+        else:
+            length = await _require_place(node, start or 0)
+            tip = await node.tip(length if start is None else start)
+        follow = node.follow_changes(tip, _as_changes, seconds=HEARTBEAT_SECONDS)
     if request.method == "HEAD":
         return Response(media_type=EVENTS)
     headers = {"X-Accel-Buffering": "no"}  # nginx would hold blocks back
-    return StreamingResponse(_events(service, start), headers=headers, media_type=EVENTS)
+    return StreamingResponse(_events(service, follow), headers=headers, media_type=EVENTS)
 
 
-async def _events(service: Service, start: int) -> AsyncGenerator[bytes, None]:
-    """Yield server-sent events, one a block (WHATWG HTML, section 9.2).
+_Shown = tuple[bytes, bool]
+"""Events, and whether these are all that there were to show."""
+
+
+async def _events(
+    service: Service, follow: AsyncGenerator[_Shown | None, None]
+) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events (WHATWG HTML, section 9.2).
 
     Ends where a block cannot be shown, or when there is no memory: a client comes again.
     """
     yield b": following\n\n"
-    with service.metrics.followers.track_inprogress():
-        follow = service.node.follow(start, _as_events, seconds=HEARTBEAT_SECONDS)
-        with suppress(CairnError, ProblemError):
-            async with aclosing(follow) as events:
-                async for found in events:
-                    text, whole = (b": alive\n\n", True) if found is None else found
-                    with service.budget.holding(len(text)):
-                        for piece in pieces(text):
-                            yield piece
-                    if not whole:
-                        return
+    with service.metrics.followers.track_inprogress(), suppress(CairnError, ProblemError):
+        async with aclosing(follow) as events:
+            async for found in events:
+                text, whole = (b": alive\n\n", True) if found is None else found
+                with service.budget.holding(len(text)):
+                    for piece in pieces(text):
+                        yield piece
+                if not whole:
+                    return
 
 
-def _as_events(found: Page) -> tuple[bytes, bool]:
+def _as_events(found: Page) -> _Shown:
     """Return blocks as events, those before the first that cannot be shown; and if it is all."""
     events: list[str] = []
     with suppress(FormatError):
@@ -308,6 +427,60 @@ def _as_events(found: Page) -> tuple[bytes, bool]:
             for place, block in zip(found.places, found.blocks, strict=True)
         )
     return "".join(events).encode(), len(events) == len(found.blocks)
+
+
+def _as_changes(found: list[Change]) -> _Shown:
+    """Do so with changes of the chain."""
+    events: list[str] = []
+    with suppress(FormatError):
+        for change in found:
+            if isinstance(change, Connected):
+                name, data = "connected", change.block.to_json()
+            else:
+                gone = {"index": change.gone.position, "hash": change.gone.hash.hex()}
+                name, data = "disconnected", json.dumps(gone)
+            last = f"{change.tip.position}-{change.tip.hash.hex()}"
+            events.append(f"id: {last}\nevent: {name}\ndata: {data}\n\n")
+    return "".join(events).encode(), len(events) == len(found)
+
+
+async def read_entry(service: Service, _request: Request, *, entry: str) -> Response:
+    """Read where an entry stands.
+
+    `pending`: it waits to be mined. `confirmed`: it is in a block, which other blocks may still
+    take the place of; then it waits again. `final`: it stays there. Of `duplicates`, other places
+    where somebody has mined it again, none counts. An instant ledger, where all are final, is read
+    from end to end for this.
+    """
+    standing = await service.node.entry(bytes.fromhex(entry))
+    value = {
+        "entry": standing.id,
+        "status": standing.status,
+        "block": standing.block,
+        "place": standing.place,
+        "depth": standing.depth,
+        "duplicates": [{"block": block, "place": at} for block, at in standing.duplicates],
+    }
+    return Response(json.dumps(value), media_type=JSON)
+
+
+async def read_peers(service: Service, _request: Request) -> Response:
+    """Read with whom a work ledger is shared, and how this node does."""
+    peering = service.node.peering
+    if peering is None:
+        return Response('{"peers": []}', media_type=JSON)
+    entries, size = peering.pooled
+    value = {
+        "peers": [peer._asdict() for peer in await peering.peers()],
+        "address": peering.address,
+        "key": peering.identity.key.hex(),
+        "halted": peering.halted,
+        "work": f"{peering.work:x}",
+        "pool": {"entries": entries, "bytes": size},
+        "hash_rate": peering.hash_rate,
+        "reorganisations": peering.reorganisations,
+    }
+    return Response(json.dumps(value), media_type=JSON)
 
 
 async def validate_ledger(service: Service, _request: Request) -> Response:
@@ -366,6 +539,20 @@ def _reference(text: str) -> int | str:
     raise ValueError(f"{text!r:.80} is neither an index nor a hash of 64 lower-case hex digits")
 
 
+class _EventId(NamedTuple):
+    """What the id of an event says: the last block that was told of."""
+
+    position: int
+    hash: bytes | None
+
+
+def _event_id(text: str) -> _EventId:
+    index, _, of = text.partition("-")
+    if int(index) >= LIMIT_63:
+        raise ValueError(f"there is no block {index}")
+    return _EventId(int(index), bytes.fromhex(of) or None)
+
+
 def _tile(text: str) -> Tile:
     try:
         return Tile.parse(f"tile/{text}")
@@ -390,8 +577,37 @@ def _bytes() -> dict[str, Any]:
     return {BYTES: {"schema": {"type": "string", "format": "binary"}}}
 
 
-_LAST_EVENT_ID: Final = _index(
-    "Last-Event-ID", "Go on after this block; comes before `start`.", "header"
+_LAST_EVENT_ID: Final = Parameter(
+    "Last-Event-ID",
+    "header",
+    "Go on after the event with this id; comes before `start`.",
+    {"type": "string", "pattern": "^[0-9]{1,19}(-[0-9a-f]{64})?$", "maxLength": 84},
+    _event_id,
+)
+_WAIT: Final = Parameter(
+    "wait",
+    "query",
+    "Seconds to wait for a block on a work ledger; by default, two of its intervals, 5 at most.",
+    {"type": "integer", "minimum": 0, "maximum": WAIT_SECONDS},
+)
+_FINAL: Final = Parameter(
+    "Cairn-Final",
+    "header",
+    "Whether to tell of final blocks alone, as on an instant ledger.",
+    {"type": "string", "pattern": "^(true|false)$", "maxLength": 5, "default": "false"},
+)
+_SEAL: Final = Parameter(
+    "Cairn-Seal",
+    "header",
+    "Which kind of ledger it is meant for: refused if this is another. Clients send it whose user "
+    "expects a block at once, or none.",
+    {"type": "string", "pattern": "^(instant|work)$", "maxLength": 7},
+)
+_ENTRY: Final = Parameter(
+    "entry",
+    "path",
+    "The id of an entry: its leaf hash.",
+    {"type": "string", "pattern": "^[0-9a-f]{64}$", "maxLength": 64},
 )
 _REFERENCE: Final = Parameter(
     "reference",
@@ -425,9 +641,11 @@ def _time(name: str, meaning: str) -> Parameter:
 
 _TOO_LARGE: Final = {
     408: "The body did not come in time.",
+    409: "It is meant for another kind of ledger.",
     413: "The body is past a limit of the node.",
     422: "The key was used for another value, or for one that is erased.",
 }
+_NOT_FINAL: Final = {409: "The block is not final: `missing` blocks have to follow first."}
 _NOT_THERE: Final = {
     404: "There is no such block.",
     500: "What is stored cannot be read: validate.",
@@ -438,18 +656,24 @@ _APPENDING: Final = [
         method="POST",
         path="/block",
         handler=append_block,
-        parameters=[_KEY],
+        parameters=[_KEY, _SEAL, _WAIT],
         body=_content("Value"),
-        answers={201: ("The new block.", _content("Block"))},
+        answers={
+            201: ("The new block.", {JSON: {"schema": {"oneOf": [ref("Block"), ref("Mined")]}}}),
+            202: ("It waits to be mined.", _content("Pending")),
+        },
         refusals={400: "The body is not acceptable JSON.", **_TOO_LARGE},
     ),
     Operation(
         method="POST",
         path="/blocks",
         handler=append_blocks,
-        parameters=[_KEY],
+        parameters=[_KEY, _SEAL],
         body=_text(NDJSON, "A JSON value a line."),
-        answers={201: ("What was recorded.", _content("Recorded"))},
+        answers={
+            201: ("What was recorded.", _content("Recorded")),
+            202: ("They wait to be mined.", _content("Submitted")),
+        },
         refusals={400: "A line is not acceptable JSON; `line` says which.", **_TOO_LARGE},
     ),
 ]
@@ -508,7 +732,7 @@ _READING: Final = [
         handler=read_receipt,
         parameters=[_REFERENCE, _index("entry", "Which entry of a batch, from 0.")],
         answers={200: ("The receipt.", _content("Receipt"))},
-        refusals={**_NOT_THERE, 410: "The block is erased."},
+        refusals={**_NOT_THERE, **_NOT_FINAL, 410: "The block is erased."},
     ),
     Operation(
         method="GET",
@@ -516,7 +740,11 @@ _READING: Final = [
         handler=read_checkpoint,
         parameters=[_index("covering", "Wait for one of at least so many blocks.")],
         answers={200: ("A signed note.", _text(TEXT, "Origin, size, root; signatures."))},
-        refusals={404: _NOT_THERE[404], 500: "The ledger is not the one that was signed before."},
+        refusals={
+            404: _NOT_THERE[404],
+            **_NOT_FINAL,
+            500: "The ledger is not the one that was signed before.",
+        },
     ),
     Operation(
         method="GET",
@@ -558,10 +786,25 @@ _READING: Final = [
         handler=follow_blocks,
         parameters=[
             _index("start", "Begin with this block; else with the next one."),
+            _FINAL,
             _LAST_EVENT_ID,
         ],
         answers={200: ("Events, without end.", _text("text/event-stream", "Server-sent events."))},
         refusals=_NOT_THERE,
+    ),
+    Operation(
+        method="GET",
+        path="/entries/{entry}",
+        handler=read_entry,
+        parameters=[_ENTRY],
+        answers={200: ("Where it stands.", _content("Standing"))},
+        refusals={404: "There is no such entry.", 500: _NOT_THERE[500]},
+    ),
+    Operation(
+        method="GET",
+        path="/peers",
+        handler=read_peers,
+        answers={200: ("The peers; the rest only on a work ledger.", _content("Peers"))},
     ),
     Operation(
         method="GET",

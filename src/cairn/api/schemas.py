@@ -31,6 +31,10 @@ def _object(properties: dict[str, Any], *, optional: tuple[str, ...] = ()) -> di
     }
 
 
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
 def ref(name: str) -> dict[str, str]:
     """Return a reference to one of `SCHEMAS`."""
     return {"$ref": f"#/components/schemas/{name}"}
@@ -71,9 +75,73 @@ _BLOCK: Final = {
 }
 assert tuple(_BLOCK) == VIEW_KEYS
 
+KEY_BYTES: Final = 32
+_WORK: Final = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{1,64}$",
+    "description": "Of the whole chain: the hashes that it took, on average; hex.",
+}
+_PEER: Final = _object(
+    {
+        "name": {"type": "string", "description": "Its URL or address."},
+        "key": _hex(KEY_BYTES, "Its key, which it has proven."),
+        "dialled": {"type": "boolean", "description": "Whether this node has opened the link."},
+        "seconds": {"type": "number", "description": "Since then."},
+        "height": _or_null(_integer("Index of its last block, as it says.")),
+        "work": _or_null(_WORK),
+        "latency": {"type": ["number", "null"], "description": "Seconds, of the last ping."},
+    }
+)
+
 SCHEMAS: Final[dict[str, Any]] = {
     "Value": {"description": "Any JSON value with a canonical form, within the ledger's limits."},
     "Block": _object(_BLOCK),
+    "Mined": _object(
+        _BLOCK
+        | {
+            "entry": _hex(HASH_BYTES, "Id of the entry."),
+            "place": _integer("Which of the block's entries it is, from 0."),
+            "status": {"type": "string", "enum": ["confirmed", "final"]},
+        }
+    ),
+    "Pending": _object(
+        {
+            "entry": _hex(HASH_BYTES, "Id of the entry."),
+            "status": {"type": "string", "const": "pending"},
+        }
+    ),
+    "Submitted": _object(
+        {"count": _integer("Entries that wait now."), "entries": _hashes("Their ids, in order.")}
+    ),
+    "Standing": _object(
+        {
+            "entry": _hex(HASH_BYTES, "Its id."),
+            "status": {"type": "string", "enum": ["pending", "confirmed", "final"]},
+            "block": _or_null(_integer("Index of the first block that has it.")),
+            "place": _or_null(_integer("Which of that block's entries it is, from 0.")),
+            "depth": _or_null(_integer("Blocks that follow that one.")),
+            "duplicates": {
+                "type": "array",
+                "items": _object({"block": _integer(""), "place": _integer("")}),
+                "description": "Where it is once more, in order.",
+            },
+        }
+    ),
+    "Peers": _object(
+        {
+            "peers": {"type": "array", "items": _PEER},
+            "address": {"type": "string", "description": "Where others dial this node; or empty."},
+            "key": _hex(KEY_BYTES, "Of this node, Ed25519."),
+            "halted": _or_null({"type": "string", "description": "Why it takes part no more."}),
+            "work": _WORK,
+            "pool": _object(
+                {"entries": _integer("That wait to be mined."), "bytes": _integer("Of them.")}
+            ),
+            "hash_rate": {"type": "number", "description": "Hashes a second that are tried here."},
+            "reorganisations": _integer("Since this node was started."),
+        },
+        optional=("address", "key", "halted", "work", "pool", "hash_rate", "reorganisations"),
+    ),
     "Chain": _object(
         {
             "length": _integer("Blocks in the whole ledger."),

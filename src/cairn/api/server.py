@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -26,6 +27,8 @@ from cairn.core.errors import UsageError
 from cairn.ledger import Ledger
 from cairn.node import Node
 from cairn.node.checkpoints import WitnessAddress
+from cairn.node.links import Links
+from cairn.node.peering import Peers
 from cairn.node.scratch import LAB_KEYS, scratch_copy
 from cairn.proof.keyring import Keyring
 
@@ -49,14 +52,16 @@ def serve(
     access: Access,
     lab: bool = False,
     witnesses: Sequence[WitnessAddress] = (),
+    peers: Peers | None = None,
     bounds: Bounds | None = None,
     ready: Callable[[str, Ledger], None] = lambda _url, _ledger: None,
 ) -> None:
     """Serve the ledger in `directory` over HTTP until SIGTERM or SIGINT.
 
     It is created if missing. In the lab, a scratch copy of it is served, which is removed at the
-    end, with the keys that have signed it. `witnesses` are asked to cosign checkpoints. `ready` is
-    called with the URL once requests are taken; port 0 takes one that is free.
+    end, with the keys that have signed it. `witnesses` are asked to cosign checkpoints. `peers`
+    says with whom a work ledger is shared, and whether it is mined here. `ready` is called with the
+    URL once requests are taken; port 0 takes one that is free.
 
     Raises:
         UsageError: the address cannot be had.
@@ -73,7 +78,10 @@ def serve(
         for address in witnesses:
             keyring.trust(address.key)
         ledger = stack.enter_context(Ledger.open(directory, keyring=keyring))
-        node = Node(ledger, directory, witnesses)
+        if ledger.is_mined:
+            peers = peers or Peers()
+            peers = replace(peers, address=peers.address or _peer_address(listener))
+        node = Node(ledger, directory, witnesses, peers)
         app = application(
             node,
             access=access,
@@ -81,8 +89,14 @@ def serve(
             lab=lab,
             connections=lambda: len(server.server_state.connections),
         )
-        # who follows would keep us waiting: the node lets them go
-        server = Server(app, listener, bounds, lambda url: ready(url, ledger), stop=node.stop)
+        server = Server(
+            app,
+            listener,
+            bounds,
+            lambda url: ready(url, ledger),
+            stop=node.stop,  # who follows would keep us waiting: the node lets them go
+            links=node.links,
+        )
         server.run_until_stopped()
 
 
@@ -104,12 +118,18 @@ class Server(uvicorn.Server):
         ready: Callable[[str], None],
         *,
         stop: Callable[[], None] = lambda: None,
+        links: Links | None = None,
     ) -> None:
-        """Serve `app`. `ready` is called with the URL, and `stop` when it is to stop."""
+        """Serve `app`. `ready` is called with the URL, and `stop` when it is to stop.
+
+        Peers may become some of the `links`; it is for `stop` to let them go.
+        """
         self._crowd = Crowd()
         config = uvicorn.Config(
             app,
-            http=partial(Connection, bounds=bounds, crowd=self._crowd),  # type: ignore[arg-type]
+            http=partial(  # type: ignore[arg-type]
+                Connection, bounds=bounds, crowd=self._crowd, links=links
+            ),
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -203,6 +223,12 @@ def listen(host: str, port: int) -> socket.socket:
 def _authority(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _peer_address(listener: socket.socket) -> str:
+    """Return where peers can dial us, if that is all that we know of it; or nothing."""
+    is_any = ip_address(listener.getsockname()[0].partition("%")[0]).is_unspecified
+    return "" if is_any else f"ws://{_authority(listener)}"
 
 
 def _allow_files(wanted: int) -> None:

@@ -73,7 +73,10 @@ def log(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """List blocks, oldest first: index, time, hash, kind and data."""
+    """List blocks, oldest first: index, time, hash, kind and data.
+
+    With --follow, blocks of a work ledger that give way to others are followed by these.
+    """
     show = Block.to_json if as_json else _table_row()
     with Ledger.open(directory, read_only=True) as ledger:
         start = 0 if since is None else first_at(ledger, since)
@@ -85,14 +88,34 @@ def log(
 
 
 def _blocks(ledger: Ledger, start: int, *, follow: bool) -> Iterator[Block]:
+    shown: dict[int, bytes] = {}  # hashes of those that may give way yet, by position
     while True:
         for segment in ledger.scan(start):
             yield from segment.blocks()
             start = segment.stop
+            first = min(max(ledger.final - segment.start, 0), len(segment))
+            shown.update(enumerate(map(bytes, segment.hashes[first:]), segment.start + first))
         if not follow:
             return
         sys.stdout.flush()
         time.sleep(FOLLOW_SECONDS)
+        start = _kept(ledger, shown, start)
+
+
+def _kept(ledger: Ledger, shown: dict[int, bytes], start: int) -> int:
+    """Return the position up to which what was shown is still there; forget all else."""
+    stop, final = start, ledger.final
+    while start - 1 in shown and _hash(ledger, start - 1) != shown[start - 1]:
+        start -= 1
+    if start < stop:
+        click.echo(f"blocks {start} to {stop - 1} gave way to a chain of more work", err=True)
+    for position in [at for at in shown if at < final or at >= start]:
+        del shown[position]
+    return start
+
+
+def _hash(ledger: Ledger, position: int) -> bytes | None:
+    return next((block.stored_hash for block in ledger[position : position + 1]), None)
 
 
 def _table_row() -> Callable[[Block], str]:

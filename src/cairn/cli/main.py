@@ -10,13 +10,16 @@ import click
 from cairn.cli.bench import bench
 from cairn.cli.common import Commands
 from cairn.cli.demo import demo
+from cairn.cli.init import init
 from cairn.cli.log import log
+from cairn.cli.network import network
+from cairn.cli.peers import mine
 from cairn.cli.proof import key, receipt, verify
 from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
 from cairn.cli.validate import validate
 from cairn.cli.witness import witness
-from cairn.cli.write import add, erase, import_, init
+from cairn.cli.write import add, erase, import_
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,6 +37,6 @@ def main() -> None:
 
 for command in (
     *(init, serve, add, show, log, validate, export, import_, backup, erase),
-    *(key, receipt, verify, witness, demo, bench),
+    *(key, receipt, verify, witness, mine, network, demo, bench),
 ):
     main.add_command(command)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from cairn.cli.common import VKEY, Failed, ledger_option
+from cairn.cli.peers import peer_options, peers_of
 from cairn.ledger import Ledger
 from cairn.proof.note import VerifierKey
 
@@ -54,6 +55,9 @@ TOKEN_CHARACTERS: Final = 16
     metavar="URL VKEY",
     help="Have this C2SP witness cosign checkpoints; and trust it.",
 )
+@click.option("--mine", is_flag=True, help="Mine, too: on a ledger of work.")
+@peer_options
+@click.option("--verbose", is_flag=True, help="Log what happens, and not only what is wrong.")
 @ledger_option
 def serve(
     directory: Path,
@@ -66,6 +70,9 @@ def serve(
     no_token: bool,
     allow_host: tuple[str, ...],
     witnesses: tuple[tuple[str, VerifierKey], ...],
+    mine: bool,
+    verbose: bool,
+    **peer_options: Any,
 ) -> None:
     """Serve the ledger over HTTP until told to stop; it is created if missing."""
     from cairn.api.guard import Access  # all this takes longer to import than other commands do
@@ -91,6 +98,9 @@ def serve(
         any_address=not is_loopback(host),
     )
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if verbose:
+        logging.getLogger("cairn").setLevel(logging.INFO)
+    peers = peers_of(**peer_options, mines=mine)
 
     def ready(url: str, ledger: Ledger) -> None:
         what = f"a scratch copy of {directory}" if lab else str(directory)
@@ -109,6 +119,7 @@ def serve(
         access=access,
         lab=lab,
         witnesses=addresses,
+        peers=peers,
         ready=ready,
     )
 

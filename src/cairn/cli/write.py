@@ -1,4 +1,4 @@
-"""Commands that write: init, add, erase, import."""
+"""Commands that write: add, erase, import."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Final
 import click
 
 from cairn.cli.common import Failed, ledger_option, progress
-from cairn.core.errors import ExtendError, FormatError
-from cairn.core.genesis import Genesis
+from cairn.core.errors import ExtendError
 from cairn.ledger import Ledger
 from cairn.ledger.exchange import import_chain
 
@@ -25,20 +24,6 @@ MAX_LINE: Final = 2**26
 
 
 @click.command()
-@click.option("--name", help="For people; by default the directory's name.")
-@click.option("--message", default="", help="For people, in genesis for good.")
-@ledger_option
-def init(directory: Path, name: str | None, message: str) -> None:
-    """Create a ledger."""
-    try:
-        genesis = Genesis(name=directory.absolute().stem if name is None else name, message=message)
-    except FormatError as error:
-        raise Failed(str(error)) from error
-    with Ledger.create(directory, genesis) as ledger:
-        click.echo(f"created {directory}, id {ledger.id}")
-
-
-@click.command()
 @click.argument("file", type=click.File("rb"))
 @ledger_option
 def add(directory: Path, file: BufferedReader) -> None:
@@ -46,23 +31,52 @@ def add(directory: Path, file: BufferedReader) -> None:
 
     Blank lines are passed over. Creates the ledger if missing. Stops at a line that cannot be
     recorded: the lines before it are durable.
+
+    On a work ledger the lines are submitted: they wait until a node of it mines them. Prints the id
+    of each, to ask for.
     """
+    with Ledger.open(directory) as ledger, progress("recording", _size(file)) as show:
+        if ledger.is_mined:
+            _submit(ledger, _chunks(file, show))
+        else:
+            _record(ledger, _chunks(file, show))
+
+
+def _submit(ledger: Ledger, chunks: Iterator[list[bytes]]) -> None:
+    submitted = number = 0
+    for chunk in chunks:
+        lines = [(n, line) for n, line in enumerate(chunk, number + 1) if line.strip()]
+        texts, error = ledger.encoder.texts([line for _, line in lines])
+        if texts:
+            pooled = ledger.make_entries(texts)
+            ledger.keep(pooled)
+            click.echo("\n".join(one.id.hex() for one in pooled))
+        submitted += len(texts)
+        if error is not None:
+            raise Failed(
+                f"line {lines[len(texts)][0]} is refused: {error}; "
+                f"the {submitted} entries before it are durable"
+            ) from error
+        number += len(chunk)
+    click.echo(f"submitted {submitted} entries, which wait to be mined", err=True)
+
+
+def _record(ledger: Ledger, chunks: Iterator[list[bytes]]) -> None:
     began = time.perf_counter()
     recorded = number = 0
-    with Ledger.open(directory) as ledger, progress("recording", _size(file)) as show:
-        for chunk in _chunks(file, show):
-            lines = [(n, line) for n, line in enumerate(chunk, number + 1) if line.strip()]
-            try:
-                recorded += ledger.extend_json(line for _, line in lines)
-            except ExtendError as error:
-                recorded += error.durable
-                raise Failed(
-                    f"line {lines[error.durable][0]} is refused: {error.cause}; "
-                    f"the {recorded} entries before it are durable"
-                ) from error
-            number += len(chunk)
-        head = ledger.head.index
+    for chunk in chunks:
+        lines = [(n, line) for n, line in enumerate(chunk, number + 1) if line.strip()]
+        try:
+            recorded += ledger.extend_json(line for _, line in lines)
+        except ExtendError as error:
+            recorded += error.durable
+            raise Failed(
+                f"line {lines[error.durable][0]} is refused: {error.cause}; "
+                f"the {recorded} entries before it are durable"
+            ) from error
+        number += len(chunk)
     took = time.perf_counter() - began
+    head = ledger.head.index
     click.echo(f"recorded {recorded} entries in {took:.2f} s; the head is block {head}")
 
 
@@ -79,6 +93,8 @@ def erase(directory: Path, index: int, reason: str, yes: bool) -> None:
     """
     with Ledger.open(directory, read_only=True) as ledger:
         block = ledger[index]
+        if ledger.is_mined:  # it says why not, before anybody is asked
+            ledger.erase(index, reason=reason)
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("there is nobody to ask: --yes says that it is meant")

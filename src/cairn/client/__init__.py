@@ -5,6 +5,7 @@ Read errors, wire, answers, retry, calls, then pages, batches, events: these do 
 """
 
 from cairn.client.aio import AsyncClient
+from cairn.client.answers import Standing
 from cairn.client.errors import (
     BadAnswerError,
     NodeError,
@@ -21,5 +22,6 @@ __all__ = [
     "NodeError",
     "NotPermittedError",
     "RefusedEntryError",
+    "Standing",
     "UnreachableError",
 ]

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from cairn.client import http
+from cairn.client.answers import Standing
 from cairn.client.batches import Extension
 from cairn.client.calls import Calls
 from cairn.client.events import Follower
@@ -100,6 +101,25 @@ class AsyncClient:
     async def extend_json(self, texts: Iterable[bytes | str] | AsyncIterable[bytes | str]) -> int:
         """Record the values of many JSON texts, such as the lines of an NDJSON file."""
         return await self._extend(texts, encode_text)
+
+    async def submit(self, value: object, *, key: str | None = None, wait: int = 0) -> str:
+        """Let one JSON value wait to be mined into a work ledger; return its entry's id.
+
+        See `Client.submit`.
+        """
+        return await self._run(self._calls.submit(ENCODER.value(value), key, wait))
+
+    async def submit_json(self, text: bytes | str, *, key: str | None = None, wait: int = 0) -> str:
+        """Submit the value of one JSON text, as `submit` does."""
+        return await self._run(self._calls.submit(encode_text(text), key, wait))
+
+    async def entry(self, entry_id: str) -> Standing:
+        """Return where the entry with this id (64 hex digits) stands. See `Client.entry`."""
+        return await self._run(self._calls.entry(entry_id))
+
+    async def peers(self) -> dict[str, Any]:
+        """Return what the node says of itself and its peers. See `Client.peers`."""
+        return await self._run(self._calls.peers())
 
     async def genesis(self) -> Genesis:
         """Return the rules of this ledger, from block 0.

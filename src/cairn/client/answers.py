@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -18,6 +20,8 @@ from cairn.core.errors import (
     FormatError,
     KeyReusedError,
     NoSuchBlockError,
+    NoSuchEntryError,
+    UsageError,
 )
 from cairn.core.header import LIMIT_63
 from cairn.report import Report
@@ -55,6 +59,79 @@ def read_recorded(request: Request, answer: Answer, known: int) -> Block:
     if block.index < known:
         raise bad_answer(request, f"acknowledges block {block.index}, which was there before")
     return block
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an entry of a ledger stands."""
+
+    id: str
+    """64 hex digits."""
+    status: str
+    """`pending`: it waits to be mined. `confirmed`: a block has it, which other blocks may yet
+    take the place of. `final`: it stays there."""
+    block: int | None = None
+    """Index of the first block that has it; None while it is pending."""
+    place: int | None = None
+    """Its place in that block."""
+    depth: int | None = None
+    """Blocks that follow that one, as the node says."""
+    duplicates: tuple[tuple[int, int], ...] = ()
+    """Where it is once more, as the node says: only the first counts."""
+
+
+def read_submitted(request: Request, answer: Answer) -> str:
+    """Return the id of the entry that was submitted.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    if answer.status not in (201, 202):
+        raise refusal(request, answer)
+    value = _object(request, parse_json(request, answer.body))
+    found = value.get("entry")
+    if isinstance(found, str) and _HASH.fullmatch(found):
+        return found
+    raise bad_answer(request, f"takes an entry, and does not say its id: {answer.body[:200]!r}")
+
+
+def read_standing(request: Request, answer: Answer, entry_id: str) -> Standing:
+    """Return where the entry with this id stands, as the node says.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    value = _object(request, _value(request, answer))
+    try:
+        duplicates = tuple((one["block"], one["place"]) for one in value["duplicates"])
+        standing = Standing(
+            value["entry"], value["status"], value["block"], value["place"], value["depth"],
+            duplicates,
+        )  # fmt: skip
+    except (KeyError, TypeError):
+        raise bad_answer(request, f"no standing: {value!r:.{SHOWN_BYTES}}") from None
+    places = (standing.block, standing.place, standing.depth)
+    are_there = standing.status in ("confirmed", "final")
+    are_numbers = all(
+        type(n) is int and 0 <= n < LIMIT_63
+        for n in (*(places if are_there else ()), *chain.from_iterable(duplicates))
+    )
+    is_known = are_there or (standing.status == "pending" and places == (None, None, None))
+    if not (standing.id == entry_id and is_known and are_numbers):
+        raise bad_answer(request, f"no standing of {entry_id}: {value!r:.{SHOWN_BYTES}}")
+    return standing
+
+
+def read_peers(request: Request, answer: Answer) -> dict[str, Any]:
+    """Return what the node says of itself and its peers.
+
+    Raises:
+        CairnError: as for `read_block`.
+    """
+    value = _object(request, _value(request, answer))
+    if not isinstance(value.get("peers"), list):
+        raise bad_answer(request, f"no peers: {value!r:.{SHOWN_BYTES}}")
+    return value
 
 
 def read_range(request: Request, answer: Answer, count: int, known: int) -> tuple[range, bytes]:
@@ -168,6 +245,10 @@ def refusal(request: Request, answer: Answer) -> CairnError:
             return KeyReusedError(detail)
         case "no-such-block":
             return NoSuchBlockError(detail)
+        case "no-such-entry":
+            return NoSuchEntryError(detail)
+        case "other-seal":
+            return UsageError(detail)
         case "damaged":
             return DamagedError(detail)
     if answer.status == 413 and request.body:  # also from what stands between, in its own words

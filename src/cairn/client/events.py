@@ -102,7 +102,7 @@ class Follower:
         self._parser = EventParser()
         self._request = replace(
             wire.get("/events", {"start": str(self._next)}),
-            headers={"Accept": "text/event-stream"},
+            headers={"Accept": "text/event-stream", "Cairn-Final": "true"},
             read_seconds=SILENCE_SECONDS,
         )
         return self._request

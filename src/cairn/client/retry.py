@@ -23,7 +23,7 @@ LONGEST_PAUSE: Final = 5.0
 
 TRY_AGAIN: Final = frozenset({408, 429, 502, 503, 504})
 """Statuses that say: not now."""
-NOTHING_DONE: Final = frozenset({"unavailable", "busy", "damaged"})
+NOTHING_DONE: Final = frozenset({"unavailable", "busy", "damaged", "pool-full", "halted"})
 """Problems by which a node says that it has not begun, with statuses that leave it open."""
 
 Outcome = Answer | Lost
@@ -99,11 +99,16 @@ def answered(request: Request, tries: Tries, wait: float | None = 0.0) -> Steps[
     """
     while wait is not None:
         outcome: Outcome = yield Try(request, wait)
-        if isinstance(outcome, Answer) and outcome.status not in TRY_AGAIN:
+        if isinstance(outcome, Answer) and not _says_not_now(outcome):
             return outcome
         tries.note(outcome)
         wait = tries.pause(outcome.retry_after)
     raise given_up(request, outcome, tries.patience)
+
+
+def _says_not_now(answer: Answer) -> bool:
+    """Whether trying again may help: not where a person has to decide first."""
+    return answer.status in TRY_AGAIN and slug(answer) != "halted"
 
 
 def given_up(request: Request, last: Outcome, patience: float) -> UnreachableError:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, overload
 import httpx
 
 from cairn.client import http
+from cairn.client.answers import Standing
 from cairn.client.batches import Extension
 from cairn.client.calls import Calls
 from cairn.client.events import Follower
@@ -40,8 +41,12 @@ class Client:
     Nothing that the node says of the ledger is believed. Every block that is returned keeps the
     rules and is in the tree of a checkpoint that is signed by a trusted key, and consistent with
     all that this user was shown before. An append returns before it is signed; it is held to a
-    later checkpoint. What cannot be checked: that a search has found everything, and nothing else;
-    what `validate` reports; and that the last block is the last.
+    later checkpoint. On a work ledger, only final blocks are signed; one above is returned if it
+    follows them, with all between, and each shows the work that was asked for: a reorganisation may
+    still take it back.
+
+    What cannot be checked: that a search has found everything, and nothing else; what `validate`
+    reports; and that the last block is the last.
 
     What any of the methods may raise, beside what it names:
         UnreachableError: there was no answer until patience was up.
@@ -99,7 +104,7 @@ class Client:
         self._calls = Calls(patience, trust)
 
     def append(self, value: object, *, key: str | None = None) -> Block:
-        """Record one JSON value; return its block, durable.
+        """Record one JSON value; return its block, durable. On a work ledger, use `submit`.
 
         With a `key` (1 to 255 printable ASCII characters), a later retry of the same value, even
         by another program, returns the block of the first try instead of recording it again.
@@ -109,6 +114,7 @@ class Client:
             KeyReusedError: `key` was used for another value. Nothing was written.
             OutcomeUnknownError: no answer, or none that says whether it is recorded. The message
                 has the key that a retry needs.
+            UsageError: this is a work ledger. Nothing was written.
         """
         return self._run(self._calls.append(ENCODER.value(value), key))
 
@@ -154,6 +160,46 @@ class Client:
             ExtendError: also where a text is not acceptable JSON.
         """
         return self._extend(texts, encode_text)
+
+    def submit(self, value: object, *, key: str | None = None, wait: int = 0) -> str:
+        """Let one JSON value wait to be mined into a work ledger; return its entry's id.
+
+        64 hex digits; `entry` says what becomes of it. It is durable on the node then, which has
+        `wait` seconds (0 to 60) to get it into a block before it answers. With a `key`, a later
+        retry of the same value, even by another program or at another node, has the same id, and is
+        mined once.
+
+        Raises:
+            EntryError: `value` has no canonical JSON or is past a limit. Nothing was written.
+            KeyReusedError: `key` was used for another value. Nothing was written.
+            OutcomeUnknownError: no answer, or none that says whether it is durable. The message has
+                the key that a retry needs.
+            UsageError: this is an instant ledger: use `append`.
+        """
+        return self._run(self._calls.submit(ENCODER.value(value), key, wait))
+
+    def submit_json(self, text: bytes | str, *, key: str | None = None, wait: int = 0) -> str:
+        """Submit the value of one JSON text, as `submit` does.
+
+        Raises:
+            EntryError: also where the text is not acceptable JSON (see `core.canonical.parse`).
+        """
+        return self._run(self._calls.submit(encode_text(text), key, wait))
+
+    def entry(self, entry_id: str) -> Standing:
+        """Return where the entry with this id (64 hex digits) stands: see `Standing`.
+
+        The block that is said to have it was looked at: it has it, and is in the signed tree if it
+        is said to be final. That an entry waits is the node's word alone.
+
+        Raises:
+            NoSuchEntryError: the node knows of none.
+        """
+        return self._run(self._calls.entry(entry_id))
+
+    def peers(self) -> dict[str, Any]:
+        """Return what the node says of itself and its peers, as `GET /peers` does; unchecked."""
+        return self._run(self._calls.peers())
 
     @cached_property
     def genesis(self) -> Genesis:
@@ -225,7 +271,8 @@ class Client:
         """Yield the blocks from `start` on, and then each new one as it comes, without end.
 
         By default those that are recorded after this call. Connects again by itself when the
-        stream breaks off; no block is left out, and none comes twice.
+        stream breaks off; no block is left out, and none comes twice. Of a work ledger, blocks come
+        as they become final: none is ever taken back. (`GET /events` tells of all changes.)
         """
         first = len(self) if start is None else start
         return self._follow(Follower(first, self._calls.patience))

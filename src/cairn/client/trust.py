@@ -32,6 +32,7 @@ from cairn.core.errors import (
     ProofError,
     StoreError,
 )
+from cairn.core.genesis import Terms
 from cairn.core.header import Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.proofs import (
@@ -64,6 +65,12 @@ ACKNOWLEDGED: Final = 100_000
 SEARCH_PAGES: Final = 10_000
 """Pages that records are looked for on, at most: a node searches for a second before it gives one
 that is not full, so that these are hours."""
+KEPT_MINED: Final = 10_000
+"""Blocks above a checkpoint that are remembered to have shown their work, of some 500 bytes."""
+BRANCH_BLOCKS: Final = 1000
+"""Of these that are asked for at once: a page."""
+FUTURE_MICROSECONDS: Final = 600_000_000
+"""How far the clock of a miner may be ahead of ours; what nodes allow."""
 LOOK_APPENDS: Final = 1000
 """After how many a client that only appends looks for such a checkpoint, ..."""
 LOOK_SECONDS: Final = 10.0
@@ -109,9 +116,11 @@ class Trust:
         self._witnesses = tuple(witnesses)
         self._quorum = len(witnesses) if quorum is None else quorum
         Policy(self._keys, self._witnesses, self._quorum)
-        self._lock = Lock()  # of the next two
+        self._lock = Lock()  # of the next three
         self._signed: SignedCheckpoint | None = None  # never an older one than before
         self._tiles: dict[Tile, bytes] = {}
+        self._mined: dict[bytes, Block] = {}  # above a checkpoint, by hash; without entries
+        self._terms: Terms | None = None  # those of genesis, once they are asked for
         self._acknowledged: dict[int, bytes] = {}  # hashes by position
         self._looked, self._appends = time.monotonic(), 0  # when, and how many there were since
         self._written: tuple[str, str, str] | None = None  # the last evidence, and its file
@@ -201,7 +210,7 @@ class Trust:
         request = wire.get("/checkpoint", {"covering": str(size)} if size > 1 else None)
         tries = Tries(self._patience if patience is None else patience)
         answer = yield from answered(request, tries, wait)
-        if answer.status == 404 and size > 1:  # how many does it say there are?
+        if answer.status in (404, 409) and size > 1:  # how many does it say there are?
             return (yield from self._read_checkpoint(1, patience=patience))
         _require_found(request, answer)
         try:
@@ -281,7 +290,7 @@ class Trust:
         except (UnknownSignerError, NodeError, NoSuchBlockError):
             return None
         for record in records:
-            _require_sound(record, None)
+            _require_sound(record, None, self._terms)
             try:
                 yield from self._require_included(record.index, record.stored_hash, signed)
             except ProofError as error:
@@ -362,28 +371,114 @@ class Trust:
     def check(self, blocks: Sequence[Block]) -> Steps[Sequence[Block]]:
         """Return `blocks`, each of which keeps the rules and is in the signed tree.
 
-        In rising order. Where they follow one another, they are held to their links, too.
+        In rising order. Where they follow one another, they are held to their links, too. Of a work
+        ledger, only final blocks are signed: those above follow them, and show their work.
 
         Raises:
             InvalidChainError: a block is not what its hashes say, not linked to the one before, or
                 erased without a record of it.
             InconsistentError: a block is not in the tree, or block 0 is that of another ledger.
         """
-        runs = _runs(blocks)
+        shown, runs = blocks, _runs(blocks)
+        if not blocks:
+            return blocks
+        if not self.is_mined and any(block.header.bits for block in blocks):
+            yield from self._read_terms()
         for run in runs:
             before: Block | None = None
             for block in run:
-                _require_sound(block, before)
+                _require_sound(block, before, self._terms)
                 before = block
-        if not blocks:
-            return blocks
-        signed = yield from self.covering(blocks[-1].index + 1)
+        if self.is_mined:
+            signed = yield from self._newest(blocks[-1].index + 1)
+            yield from self._require_mined(blocks, signed)
+            blocks = [block for block in blocks if block.index < signed.checkpoint.size]
+        else:
+            signed = yield from self.covering(blocks[-1].index + 1)
+        yield from self._require_in_tree(blocks, signed)
+        return shown
+
+    def _require_in_tree(self, blocks: Sequence[Block], signed: SignedCheckpoint) -> Steps[None]:
+        """Look up blocks, all of which a checkpoint covers."""
         for _, group in groupby(blocks, lambda block: block.index // WIDTH):
             yield from self._require_signed(list(group), signed)
         for block in blocks:
             if block.erased:
                 yield from self._require_recorded(block, signed)
-        return blocks
+
+    # Blocks of a work ledger that are not signed yet
+
+    @property
+    def is_mined(self) -> bool:
+        """Whether it is known that every block is mined."""
+        return self._terms is not None and self._terms.asert is not None
+
+    def _read_terms(self) -> Steps[None]:
+        """Read genesis, which says what work is asked for.
+
+        Raises:
+            BadAnswerError: it is not that of the ledger.
+        """
+        signed = yield from self.covering(1)
+        request = wire.get("/blocks/0")
+        genesis = answers.read_block(request, (yield from answered(request, Tries(self._patience))))
+        _require_sound(genesis, None, None)
+        if genesis.index != 0 or genesis.hash != ledger_of(signed.checkpoint.origin):
+            raise answers.bad_answer(request, f"another genesis: {genesis!r:.200}")
+        self._terms = Terms.of(genesis)
+
+    def _newest(self, size: int) -> Steps[SignedCheckpoint]:
+        """Return a checkpoint of `size` blocks, or the newest if there is none of so many."""
+        if size <= self.size:
+            return (yield from self.covering(size))
+        return (yield from self.checkpoint())
+
+    def _require_mined(self, blocks: Sequence[Block], signed: SignedCheckpoint) -> Steps[None]:
+        """Check that blocks above a checkpoint cost the work that is asked for.
+
+        By their links down to a block that is signed, with all between. That bounds what it costs
+        to make them up, and no more: until they are final, the chain may change.
+        """
+        for i, block in enumerate(blocks):
+            if block.index < signed.checkpoint.size:
+                continue
+            if block.header.timestamp > time.time() * 1e6 + FUTURE_MICROSECONDS:
+                broken = Broken("a time that may be", block.timestamp, "it is ahead of our clock")
+                raise InvalidChainError(rules.failure(block.index, "timestamp", broken))
+            before = blocks[i - 1] if i and blocks[i - 1].index == block.index - 1 else None
+            if before is None:
+                before = self._mined.get(block.header.previous_hash)
+            if before is None or before.index != block.index - 1:
+                before = yield from self._read_before(block, signed)
+            _require_sound(block, before, self._terms)
+            self._hold(block)
+
+    def _read_before(self, block: Block, signed: SignedCheckpoint) -> Steps[Block]:
+        """Read all blocks from the last signed one to the one before `block`; return that."""
+        at, before = signed.checkpoint.size - 1, None
+        while before is None or before.index < block.index - 1:
+            limit = min(block.index - at, BRANCH_BLOCKS)
+            request = wire.get("/", {"start": str(at), "limit": str(limit)})
+            answer = yield from answered(request, Tries(self._patience))
+            page = answers.read_chain(request, answer).views[:limit]
+            found = [answers.to_block(request, view) for view in page]
+            if not found or [one.index for one in found] != list(range(at, at + len(found))):
+                raise answers.bad_answer(request, f"not the blocks from {at} on")
+            for one in found:
+                _require_sound(one, before, self._terms)
+                if before is None:
+                    yield from self._require_in_tree([one], signed)
+                self._hold(one)
+                before = one
+            at += len(found)
+        return before
+
+    def _hold(self, block: Block) -> None:
+        """Remember a block that is known to have cost its work, without its entries."""
+        with self._lock:
+            self._mined[block.stored_hash] = Block(block.header, block.stored_hash, ())
+            while len(self._mined) > KEPT_MINED:
+                del self._mined[next(iter(self._mined))]
 
     def _require_signed(self, blocks: Sequence[Block], signed: SignedCheckpoint) -> Steps[None]:
         """Look up blocks that are below one tile: each is in it, and the tile is in the tree.
@@ -419,7 +514,7 @@ class Trust:
         said = (block.index, block.header.data_root)
         text = f'{{"id":"{said[1].hex()}","index":{said[0]},'
         for record in (yield from self._search(text, block.index + 1, names)):
-            _require_sound(record, None)
+            _require_sound(record, None, self._terms)
             covering = yield from self.covering(record.index + 1)
             yield from self._require_signed([record], covering)
             return
@@ -606,9 +701,14 @@ def _runs(blocks: Iterable[Block]) -> list[list[Block]]:
     return runs
 
 
-def _require_sound(block: Block, before: Block | None) -> None:
-    """Refuse a block that breaks a rule; `before` is the one before it, where that is at hand."""
-    if failure := rules.first_broken(Stored.of(block, block.index, before)):
+def _require_sound(block: Block, before: Block | None, terms: Terms | None) -> None:
+    """Refuse a block that breaks a rule.
+
+    `before` is the one before it, where that is at hand, and `terms` are the ledger's, where they
+    are known.
+    """
+    stored = Stored.of(block, block.index, before)._replace(terms=terms)
+    if failure := rules.first_broken(stored):
         raise InvalidChainError(failure)
 
 

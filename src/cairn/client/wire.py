@@ -83,8 +83,10 @@ def get(path: str, query: Mapping[str, str] | None = None) -> Request:
     return Request("GET", path + tail, headers={"Accept": "application/json"})
 
 
-def post(path: str, lines: Sequence[bytes], key: str) -> Request:
+def post(path: str, lines: Sequence[bytes], key: str, *, seal: str = "instant") -> Request:
     """Return the request to record `lines`, JSON texts without line ends, under `key`.
+
+    On a ledger with that `seal`; any other refuses it.
 
     Raises:
         EntryError: together they are too large for a request, or the key cannot be a header.
@@ -97,7 +99,7 @@ def post(path: str, lines: Sequence[bytes], key: str) -> Request:
     require_size(len(body))
     json_type = "application/x-ndjson" if path == "/blocks" else "application/json"
     headers = {"Content-Type": json_type, "Accept": "application/json", "Idempotency-Key": key}
-    return Request("POST", path, body, headers)
+    return Request("POST", path, body, headers | {"Cairn-Seal": seal})
 
 
 def is_word(text: str) -> bool:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from cairn.core.errors import ProofError, StoreError, UsageError
 from cairn.proof.memory import Memory, private_folder, sync_folder
 from cairn.proof.note import Algorithm, SigningKey, VerifierKey, require_name
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 OTHERS: Final = 0o077
 """The bits of a file's mode that let others than its owner in."""
@@ -69,6 +73,21 @@ class Keyring:
         key = load_key(path, name, algorithm)
         self.trust(key.verifier)
         return key
+
+    def node_key(self, ledger_id: str, directory: Path) -> Ed25519PrivateKey:
+        """Return the key by which a node of this ledger is known to its peers; made on first use.
+
+        It is the node's own: another of the same user, in another directory, has another.
+
+        Raises:
+            StoreError, UsageError: as for `signing_key`.
+        """
+        place = sha256(str(directory.resolve()).encode(errors="surrogateescape")).hexdigest()
+        name = f"peer/{ledger_id[:16]}/{place[:16]}"
+        path = self.path_of(name)
+        if not os.path.lexists(path):
+            new_key(path)
+        return load_private(path)
 
     def next_key(self, name: str) -> SigningKey:
         """Return the key that is to take the place of the one of this name; made on first use.
@@ -201,6 +220,15 @@ def load_key(path: Path, name: str, algorithm: Algorithm) -> SigningKey:
     """Read the private key in the file `path`, to sign as `name`.
 
     Raises:
+        StoreError, UsageError: as for `load_private`.
+    """
+    return SigningKey(name, algorithm, load_private(path))
+
+
+def load_private(path: Path) -> Ed25519PrivateKey:
+    """Read the private key in the file `path`.
+
+    Raises:
         StoreError: it cannot be read.
         UsageError: others can read it, or it is no Ed25519 key.
     """
@@ -218,7 +246,7 @@ def load_key(path: Path, name: str, algorithm: Algorithm) -> SigningKey:
         raise UsageError(f"{path} is not a private key: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
         raise UsageError(f"{path} is not an Ed25519 key")
-    return SigningKey(name, algorithm, private)
+    return private
 
 
 def _open_private(path: str, flags: int) -> int:

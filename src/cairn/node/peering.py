@@ -1,0 +1,329 @@
+"""A node of a work ledger: its chain, pool, miner and links to peers, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cairn.core.errors import CairnError, DamagedError
+from cairn.core.segment import Segment
+from cairn.ledger import Ledger
+from cairn.net.addresses import AddressBook
+from cairn.net.events import Action, Halted, HeadMoved, Mined, Note, Pooled, Submitted, Taken
+from cairn.net.handshake import KeyIdentity
+from cairn.net.limits import POOL_BYTES, POOL_ENTRIES
+from cairn.net.messages import frame_limit
+from cairn.net.network import Network, PeerInfo
+from cairn.net.pool import Added, Pool
+from cairn.node.links import Links
+from cairn.node.miner import Miner
+from cairn.store.interface import Pooled as StoredEntry
+
+HOUSEKEEPING_SECONDS: Final = 30.0
+"""Between two times that addresses are written down, and entries that are final let go of."""
+
+log = logging.getLogger(__name__)
+
+
+class PoolFullError(CairnError):
+    """The pool has no room for another entry; later it may."""
+
+
+class NodeHaltedError(CairnError):
+    """The node takes part no more: a person has to decide; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peers:
+    """With whom a node works, and how it mines."""
+
+    urls: Sequence[str] = ()
+    """Peers to dial, as ws://host:port or wss://host:port."""
+    address: str = ""
+    """Where peers can dial this node, if they can."""
+    allowed: Sequence[bytes] = ()
+    """Keys of those that may be peers; all nodes of the ledger may, if there are none."""
+    minimum_work: int = 0
+    """Chain work that a chain must show before its blocks are asked for."""
+    threads: int = 0
+    """That mine; 0: this node does not."""
+
+
+class Peering:
+    """Everything of a node that only a work ledger has, on one event loop."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        directory: Path,
+        peers: Peers,
+        *,
+        moved: Callable[[HeadMoved], None],
+        noted: Callable[[str], None],
+    ) -> None:
+        """Work for `ledger`, which is open to write and lies in `directory`.
+
+        `moved` and `noted` are called on the event loop: when the chain has moved, and with a line
+        for people when something has happened.
+        """
+        self.address = peers.address
+        """Where peers can dial this node; or empty."""
+        self._moved = moved
+        self._noted = noted
+        self._chain = chain = ledger.chain()
+        book = AddressBook(
+            peers.urls, chain.store.addresses(), own=peers.address, random=random.SystemRandom()
+        )
+        self._book = book
+        self._pool = Pool()
+        self._pool.give_back(chain.waiting(), time.time())
+        self.identity = KeyIdentity(ledger.keyring.node_key(ledger.id, directory))
+        self._network = Network(
+            chain,
+            self.identity,
+            pool=self._pool,
+            book=book,
+            random=random.SystemRandom(),
+            now=time.time(),
+            address=peers.address,
+            allowed=peers.allowed,
+            minimum_work=peers.minimum_work,
+        )
+        self.links = Links(
+            self._network,
+            is_ready=self._network.is_ready,
+            frame_bytes=frame_limit(chain.terms.limits),
+            told=self._told,
+            named=peers.urls,
+        )
+        self.miner = (
+            Miner(self._candidate, self._found, threads=peers.threads) if peers.threads else None
+        )
+        self._taken: dict[bytes, Added] = {}  # what became of what is being submitted
+        self.halted: str | None = None
+        """Why this node takes part no more, if it does not."""
+        self.reorganisations = 0
+        """Since the start, as the next."""
+        self.mined = 0
+        """Blocks that were found here and joined the chain."""
+        self._found_here: set[bytes] = set()  # hashes; owned by the event loop
+
+    def start(self) -> None:
+        """Begin. Requires a running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self.links.start()
+        if self.miner is not None:
+            self.miner.start()
+        self._housekeeping = asyncio.create_task(self._keep_house())
+
+    def stop(self) -> None:
+        """Hang up, and mine no more; waits for nobody."""
+        if self.miner is not None:
+            self.miner.stop()
+        self.links.stop()
+
+    async def close(self) -> None:
+        """Stop, and wait for the end of what is under way."""
+        self.stop()
+        self._housekeeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._housekeeping
+        await self.links.close()  # whose end is that of a miner who waits for a candidate
+        if self.miner is not None:
+            await asyncio.to_thread(self.miner.join)
+        with suppress(CairnError):
+            self._chain.store.set_addresses(self._book.urls())
+
+    @property
+    def alive(self) -> bool:
+        """Whether it does its work: it has met no bug, and has not halted."""
+        mines = self.miner is None or self.miner.alive
+        return self.links.alive and mines and self.halted is None
+
+    def require_running(self) -> None:
+        """Refuse what only a node does that takes part.
+
+        Raises:
+            NodeHaltedError: this one has halted.
+        """
+        if self.halted is not None:
+            raise NodeHaltedError(f"this node has stopped: {self.halted}")
+
+    async def has_room(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
+        """Whether the pool would take all entries of each request, after those before it."""
+        return await self.links.call(lambda: self._try(requests))
+
+    async def submit(self, entries: Sequence[StoredEntry]) -> None:
+        """Let entries of this node's user, for which there was room, wait to be mined.
+
+        They are durable already. One that finds no room any more, as a reorganisation was faster,
+        is taken all the same.
+
+        Raises:
+            NetworkStoppedError: the network runs no more.
+        """
+        for stored in entries:
+            self.links.tell(Submitted(stored.entry))
+        await self.links.call(lambda: None)  # which is after these
+        full = [(s.id, s.entry) for s in entries if self._taken.pop(s.id, None) is Added.FULL]
+        if full:
+            await self.links.call(lambda: self._pool.give_back(full, time.time()))
+
+    def where(self, entry_id: bytes) -> list[tuple[int, int]]:
+        """Return the blocks of the chain that have an entry, and its places; in any thread."""
+        return self._chain.store.find_entry(entry_id)
+
+    def sides(self) -> Iterator[Segment]:
+        """Yield the blocks that were taken off the chain, as the store has them; in any thread."""
+        return self._chain.store.sides()
+
+    def hash_at(self, index: int) -> bytes | None:
+        """Return the hash of the block at a position, or None past the end; in any thread."""
+        with suppress(DamagedError):  # the end may be lower than it was
+            return self._chain.store.hashes(index, index + 1).tobytes()
+        return None
+
+    @property
+    def final(self) -> int:
+        """How many blocks can no longer change."""
+        return self._chain.final
+
+    async def is_pending(self, entry_id: bytes) -> bool:
+        """Whether an entry waits here to be mined, whoever has submitted it."""
+        return await self.links.call(lambda: entry_id in self._pool)
+
+    async def peers(self) -> list[PeerInfo]:
+        """Return what is known of all peers."""
+        return await self.links.call(self._network.peers)
+
+    @property
+    def pooled(self) -> tuple[int, int]:
+        """How many entries wait, and their bytes."""
+        return len(self._pool), self._pool.size
+
+    @property
+    def hash_rate(self) -> float:
+        """Hashes a second that are tried here."""
+        return self.miner.rate if self.miner else 0.0
+
+    @property
+    def length(self) -> int:
+        """Blocks of the chain."""
+        return self._chain.length
+
+    @property
+    def work(self) -> int:
+        """Of the chain."""
+        return self._chain.work
+
+    @property
+    def missing(self) -> int:
+        """Blocks that are still to come of a chain with more work; 0: this node is up to date."""
+        return self._network.missing
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """How often peers broke each rule since the start."""
+        return self._network.refusals.copy()
+
+    @property
+    def connected(self) -> int:
+        """How many peers have proven their keys."""
+        return self._network.connected
+
+    def _try(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
+        """Look for room by taking it, and giving it back; in the machine's thread."""
+        taken: list[bytes] = []
+        found = []
+        for entries in requests:
+            new = self._added(entries)
+            found.append(new is not None)
+            taken += new or ()
+        self._pool.remove(taken)
+        return found
+
+    def _added(self, entries: Sequence[StoredEntry]) -> list[bytes] | None:
+        """Put entries into the pool, all or none; return the ids of the new ones, or None."""
+        if len(entries) > POOL_ENTRIES or sum(len(one.entry) for one in entries) > POOL_BYTES:
+            return None  # whatever those of peers would have to make room for it
+        new: list[bytes] = []
+        for one in entries:
+            added = self._pool.add(one.id, one.entry, time.time(), None)
+            if added is Added.FULL:
+                self._pool.remove(new)
+                return None
+            if added is Added.NEW:
+                new.append(one.id)
+        return new
+
+    def _told(self, action: Action) -> None:
+        """Do what is not about links."""
+        match action:
+            case HeadMoved():
+                self._refresh()
+                self._moved(action)
+                self._tell(action)
+            case Pooled():
+                self._refresh()
+            case Taken(entry_id, added):
+                self._taken[entry_id] = added
+            case Note(text):
+                self._say(text)
+            case Halted(reason):
+                self.halted = reason
+                log.critical("this node has stopped: %s", reason)
+                self._noted(f"this node has stopped: {reason}")
+                if self.miner is not None:
+                    self.miner.stop()
+
+    def _tell(self, move: HeadMoved) -> None:
+        """Say in a line how the chain has moved."""
+        first, last = move.connected[0], move.connected[-1]
+        text = f"block {last.stop - 1} {last.hashes[-1].tobytes().hex()[:16]}"
+        if move.disconnected:
+            self.reorganisations += 1
+            off = move.disconnected[-1].stop - move.disconnected[0].start
+            text += f" by reorganisation: {off} off and {last.stop - first.start} on"
+        elif last.stop - first.start > 1:
+            text += f", {last.stop - first.start} blocks at once"
+        else:
+            entries = len(last.offsets) - 1
+            text += f" with {entries} entr{'y' if entries == 1 else 'ies'}"
+        if last.hashes[-1].tobytes() in self._found_here:
+            self.mined += 1
+            self._found_here.clear()
+            text += ", mined here"
+        self._say(f"{text}; work {self.work:x}")
+
+    def _say(self, line: str) -> None:
+        log.info("%s", line)
+        self._noted(line)
+
+    def _refresh(self) -> None:
+        if self.miner is not None:
+            self.miner.refresh()
+
+    def _candidate(self) -> Segment:
+        """Return the block to mine; in the miner's thread."""
+        wanted = self.links.call(lambda: self._network.candidate(time.time()))
+        return asyncio.run_coroutine_threadsafe(wanted, self._loop).result()
+
+    def _found(self, block: Segment) -> None:
+        """Let the network have a block; in the miner's thread."""
+        self._loop.call_soon_threadsafe(self._found_here.add, block.hashes[0].tobytes())
+        self.links.tell(Mined(block))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            with suppress(CairnError):
+                urls = await self.links.call(self._book.urls)
+                await asyncio.to_thread(self._chain.store.set_addresses, urls)
+                await self.links.call(self._chain.forget_final)
