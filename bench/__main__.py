@@ -1,7 +1,8 @@
 """Measure, and print ratios of what was measured in the same run, as Markdown.
 
-python -m bench [extend] [append] [open] [memory] [service] [bulk] [long] [proofs] [signing], or all
-of these; and only if they are named: scale (100 million blocks, 20 GB), cuda (needs a GPU)
+python -m bench [extend] [append] [open] [memory] [service] [bulk] [long] [proofs] [signing] [hop]
+[sync], or all of these; and only if they are named: scale (100 million blocks, 20 GB), cuda (needs
+a GPU)
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import cuda, proofs, service
+from bench import cuda, network, proofs, service
 from bench.measure import MILLION, events, million, rate, small_events, spread, timed
 from cairn import Ledger
 
@@ -179,6 +180,7 @@ BENCHES = {
     "memory": bench_memory,
     **service.BENCHES,
     **proofs.BENCHES,
+    **network.BENCHES,
 }
 ON_REQUEST = {"scale": bench_scale, **cuda.BENCHES}
 

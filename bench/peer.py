@@ -2,9 +2,10 @@
 
 python -m bench.peer LEDGER URL TWIST
 
-It does as every node does, and as TWIST says: `honest`; `stalls`: its blocks never come; `corrupts`:
-one byte of them is another. `mines`: it mines a block of so many bytes as each line of standard input
-says, and prints when that has joined its chain, in seconds since the Unix epoch.
+It does as every node does, and as TWIST says. `honest`: nothing else. `stalls`: its blocks never
+come. `corrupts`: one byte of them is another. `mines`: it mines a block of so many bytes as each
+line of standard input says, and prints when that has joined its chain, in seconds since the Unix
+epoch.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def check(directory: Path) -> list[Finding]:
     position = 0  # of the next block
     before: Block | None = None
     terms = Terms(DEFAULTS)
-    length = 0
+    length = work = 0
     erased: dict[int, bytes] = {}  # position and data root
     named: set[tuple[int, bytes]] = set()  # by records
     folder = directory / "segments"  # looked into first: a writer may be at work
@@ -106,6 +106,8 @@ def check(directory: Path) -> list[Finding]:
                     erased[position] = block.header.data_root
                 if block.header.kind == 2 and position < length:
                     named |= {name for name in erasures(block.entries) if name[0] < position}
+                if terms.seal is not None and 0 < position < length:
+                    work += 2**256 // ((target_of(block.header.bits) or 0) + 1)
                 position, before = position + 1, block
         broken += [Finding(at, "erasure") for at in erased if (at, erased[at]) not in named]
         recorded_end = require_nothing_else(database, present)
@@ -113,7 +115,9 @@ def check(directory: Path) -> list[Finding]:
             end = [Finding(position, "head")]
         elif recorded_end > length:
             end = [Finding(length, "head")]
-        elif before is not None and before.stored_hash != last_hash:
+        elif (before is not None and before.stored_hash != last_hash) or (
+            not broken and recorded_work(database) != work
+        ):
             end = [Finding(length - 1, "head")]
         else:
             end = []
@@ -191,19 +195,22 @@ def parts_of_file(
         raise UnreadableError from None
     require(len(file) == size >= 64)
     magic, version, others, file_first, file_n, m, data_size = struct.unpack("<8sIIQQQQ", file[:48])
-    require((magic, version, file_first, file_n) == (b"CAIRNSEG", 1, first, n))
+    require((magic, file_first, file_n) == (b"CAIRNSEG", first, n) and version in (1, 2))
 
     at, columns = 64, []
-    for width in (n * 32, n * 104, (m + 1) * 8, n * 8, data_size):
+    ids_size = m * 8 if version == 2 else 0
+    for width in (n * 32, n * 104, (m + 1) * 8, n * 8, ids_size, data_size):
         columns.append(file[at : at + width])
         at += width
-        if len(columns) < 5:
+        if len(columns) < 6:
             require(not any(file[at : -(-at // 64) * 64]))
             at = -(-at // 64) * 64
     require(at == size)
-    hashes, headers, offset_bytes, index, data = columns
+    hashes, headers, offset_bytes, index, ids, data = columns
     offsets = struct.unpack(f"<{m + 1}Q", offset_bytes)
-    pages = [index[page : page + 4096] for page in range(0, len(index), 4096)]
+    pages = [
+        words[page : page + 4096] for words in (index, ids) for page in range(0, len(words), 4096)
+    ]
     covered = file[:64] + b"".join(sha256(b"\x00" + page).digest() for page in pages)
     require(sha256(covered).digest() == digest)
     require((offsets[0], offsets[-1]) == (0, data_size))
@@ -252,9 +259,14 @@ def read_head(database: sqlite3.Connection) -> tuple[int, bytes]:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     rows = database.execute("SELECT length, hash FROM head").fetchall()
-    if application != 0x4361726E or version != 3 or len(rows) != 1:
+    if application != 0x4361726E or version != 4 or len(rows) != 1:
         raise UnreadableError
     return natural(rows[0][0]), blob(rows[0][1])
+
+
+def recorded_work(database: sqlite3.Connection) -> int:
+    ((work,),) = database.execute("SELECT work FROM head").fetchall()
+    return 0 if work is None else int.from_bytes(blob(work), "big")
 
 
 def blocks_of_row(

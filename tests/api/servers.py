@@ -23,6 +23,10 @@ PATIENCE: Final = 30.0
 """Seconds after which something has hung: far more than anything here takes on a busy machine."""
 
 
+UNKNOWN: Final = "0" * 64
+"""The id of no entry."""
+
+
 class Answer(NamedTuple):
     """One HTTP response, read off a socket."""
 
@@ -236,9 +240,20 @@ def refusal(ledger: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def example(path: str) -> str:
-    """Return a path that is there, of a path as the document has it."""
-    return path.replace("{reference}", "0").replace("{path}", "0/000.p/1")
+def example(path: str, entry: str = UNKNOWN) -> str:
+    """Return a path that is there, of a path as the document has it.
+
+    No entry has the same id on all ledgers: one has to be given.
+    """
+    path = path.replace("{reference}", "0").replace("{path}", "0/000.p/1")
+    return path.replace("{entry}", entry)
+
+
+def genesis_entry(client: httpx.Client, **options: Any) -> str:
+    """Return the id of the entry of genesis."""
+    found = client.get("/blocks/0", **options).json()["data_root"]
+    assert isinstance(found, str)
+    return found
 
 
 def length(client: httpx.Client) -> int:

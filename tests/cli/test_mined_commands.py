@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cairn import Ledger
-from cairn.cli import main, write
+from cairn.cli import init, main
 from cairn.core.genesis import Limits, Work
 from cairn.core.segment import Segment
 from cairn.core.work import MAX_BITS, work_of
@@ -86,21 +86,21 @@ def test_first_target_is_what_a_core_meets_once_an_interval(
         nonlocal now
         now += count / 10**6
 
-    monkeypatch.setattr(write, "search", search)
+    monkeypatch.setattr(init, "search", search)
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     cairn("init", "--seal", "work", "--interval", "10s")
     with Ledger.open(directory, read_only=True) as ledger:
         assert work_of(ledger[0].header.bits) == pytest.approx(10**7, rel=1e-4)
-    assert work_of(write.first_bits(10**6, cores=4)) == pytest.approx(4 * 10**6, rel=1e-4)
-    monkeypatch.setattr(write, "TIMED_SECONDS", 10.0)
-    assert work_of(write.first_bits(86_400 * 10**6)) == pytest.approx(864 * 10**8, rel=1e-4)
+    assert work_of(init.first_bits(10**6, cores=4)) == pytest.approx(4 * 10**6, rel=1e-4)
+    monkeypatch.setattr(init, "TIMED_SECONDS", 10.0)
+    assert work_of(init.first_bits(86_400 * 10**6)) == pytest.approx(864 * 10**8, rel=1e-4)
 
 
 def test_first_target_is_never_easier_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter(range(10**9))
-    monkeypatch.setattr(write, "search", lambda *_: None)
+    monkeypatch.setattr(init, "search", lambda *_: None)
     monkeypatch.setattr(time, "perf_counter", lambda: 10.0**9 * next(ticks))
-    assert write.first_bits(1000) == MAX_BITS
+    assert init.first_bits(1000) == MAX_BITS
 
 
 def test_first_target_of_this_machine_is_one(directory: Path) -> None:

@@ -28,6 +28,7 @@ from cairn.core.errors import (
     NoSuchEntryError,
     NotFinalError,
     ReadOnlyError,
+    StoreError,
     UsageError,
 )
 from cairn.core.genesis import Genesis, Limits, Terms, Work
@@ -438,6 +439,23 @@ def test_reorganisation_never_contradicts_what_was_signed(ledger: Ledger) -> Non
     assert proof
     assert first.check(ledger.notary.policy()).signed.checkpoint.size == 4
     assert Checkpoint.parse(ledger.published().text).size == 6
+
+
+def test_ledger_that_is_behind_what_was_signed_is_signed_when_it_has_caught_up(
+    tmp_path: Path,
+) -> None:
+    keyring = Keyring(tmp_path / "home")
+    with Ledger.create(tmp_path / "first", GENESIS, keyring=keyring) as first:
+        grow(first, *[[n] for n in range(9)])
+        first.backup(tmp_path / "copy")
+        grow(first, *[[n] for n in range(3)])
+        assert first.checkpoint().checkpoint.size == 7
+        later = first[10:]
+    with Ledger.open(tmp_path / "copy", keyring=keyring) as copy:
+        with pytest.raises(StoreError, match="7 blocks were signed, and 4 are final here: not yet"):
+            copy.notary.sign()
+        copy.chain().advance([Segment.from_blocks(10, later)])
+        assert copy.checkpoint().checkpoint.size == 7
 
 
 def test_run_that_starts_where_the_last_one_ended_outlives_a_reorganisation(

@@ -2,9 +2,9 @@
 
 python -m tests.service.hostile PORT GENESIS LENGTH LAST SECONDS [KIND ...]
 
-GENESIS and LAST are hashes: of the chain that the node at PORT has, of LENGTH blocks. Every link has
-a key of its own, and whoever is let go comes again with another one. At the end it prints how often
-each kind came, as a JSON object.
+GENESIS and LAST are hashes: of the chain that the node at PORT has, of LENGTH blocks. Every link
+has a key of its own, and whoever is let go comes again with another one. At the end it prints how
+often each kind came, as a JSON object.
 """
 
 from __future__ import annotations

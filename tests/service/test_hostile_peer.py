@@ -9,11 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -34,8 +34,12 @@ from tests.service.network import make_ledgers, start_peer
 SECOND = 1_000_000
 HEALTH_SECONDS = 0.1
 """The goal: 99 of 100 answers of `/health` take less."""
-RELAY_SECONDS = 2.0
-"""A block has gone through the node in that time."""
+RELAY_SECONDS = 1.0
+"""Half of all blocks have gone through the node in that time."""
+RELAY_MOST = 10.0
+"""And all of them in that, on a machine that has other things to do."""
+MEMORY = PEERS * QUEUED_BYTES
+"""What links may make a node hold, in all: what waits for those to read it that do not."""
 CHAIN_BLOCKS = 60
 LARGE = "x" * 100_000
 EVERY = 0.005
@@ -131,7 +135,7 @@ class Miner(threading.Thread):
                         self._other.say(Pong(number))
 
 
-def attack(tmp_path: Path, seconds: float, say: Callable[[str], None] = lambda _: None) -> None:
+def attack(tmp_path: Path, seconds: float) -> None:
     blocks = mined(*[[LARGE, i] for i in range(CHAIN_BLOCKS)])
     ledger = tmp_path / "ledger"
     import_chain(ledger, [block.to_json().encode() for block in blocks])
@@ -175,26 +179,27 @@ def attack(tmp_path: Path, seconds: float, say: Callable[[str], None] = lambda _
         re.MULTILINE,
     )
     rates = {f"{way} {kind}": round(float(many) / seconds) for way, kind, many in found}
-    say(
-        f"{came}; messages a second {rates}; /health p99 {1e3 * health.p99:.1f} ms of {len(health.took)}, quiet "
-        f"{1e3 * quiet.p99:.1f} ms; {len(miner.relayed)} blocks relayed, the slowest in "
-        f"{max(miner.relayed):.3f} s; RSS {before / 2**20:.0f} MiB before, "
-        f"{max(most) / 2**20:.0f} at most"
+    print(
+        f"{came}; messages a second {rates}; /health p99 {1e3 * health.p99:.1f} ms of "
+        f"{len(health.took)}, quiet {1e3 * quiet.p99:.1f} ms; {len(miner.relayed)} blocks relayed "
+        f"in {1e3 * median(miner.relayed):.0f} ms, {1e3 * max(miner.relayed):.0f} at most; RSS "
+        f"{before / 2**20:.0f} MiB before, {max(most) / 2**20:.0f} at most"
     )
     assert len(came) == 11
     assert health.p99 < HEALTH_SECONDS
     assert len(miner.relayed) > seconds / 2
-    assert max(miner.relayed) < RELAY_SECONDS
-    assert max(most) - before < PEERS * QUEUED_BYTES
+    assert median(miner.relayed) < RELAY_SECONDS
+    assert max(miner.relayed) < RELAY_MOST
+    assert max(most) - before < MEMORY
 
 
 def test_hostile_peer_that_uses_all_bounds_is_not_noticed(tmp_path: Path) -> None:
-    attack(tmp_path, 5, print)
+    attack(tmp_path, 5)
 
 
 @pytest.mark.soak
 def test_hostile_peer_is_not_noticed_for_a_minute(tmp_path: Path) -> None:
-    attack(tmp_path, 60, print)
+    attack(tmp_path, 60)
 
 
 def test_mining_on_one_core_leaves_time_for_requests(tmp_path: Path) -> None:

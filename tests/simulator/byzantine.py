@@ -1,8 +1,8 @@
 """Hostile peers: the real protocol for following the chain, and lies on top of it.
 
-Each knows what an honest node knows and has hash power of its own. What it lies about is forged with
-care: only the rule that it breaks is broken, so that nothing else gives it away. One that is found
-out comes back with another key, from another address.
+Each knows what an honest node knows and has hash power of its own. What it lies about is forged
+with care: only the rule that it breaks is broken, so that nothing else gives it away. One that is
+found out comes back with another key, from another address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cairn.core.merkle import leaf_hash, tree_hash
 from cairn.core.segment import Segment
 from cairn.core.work import MAX_BITS, target_of, work_of
 from cairn.net import limits
-from cairn.net.events import Action, Closed, Event, HeadMoved, Mined, Received, Send, Tick
+from cairn.net.events import Action, Event, HeadMoved, Mined, Received, Send, Tick
 from cairn.net.messages import (
     Addresses,
     Bodies,
@@ -89,13 +89,12 @@ class Hostile(Node):
         self._names = count(1)
         self.told = 0
         """Lies."""
-        self._closed = 0
         super().__init__(world, number, **others)
         self.name = f"{type(self).__name__.lower()} {number}"
         self.world.later(self.world.random.random() * 30, self._again)
 
     def boot(self) -> None:
-        self._closed = 0
+        self._is_leaving = False
         super().boot()
 
     # What it sees
@@ -104,10 +103,6 @@ class Hostile(Node):
         if isinstance(event, Received) and not self.takes(event.peer, event.frame):
             return
         super().handle(event)
-        if isinstance(event, Closed) and self.returns and not self.is_down:
-            self._closed += 1
-            if self._closed >= 3:  # it was found out, it seems
-                self._leave()
 
     def takes(self, peer: int, frame: bytes) -> bool:
         """Whether the honest part of it sees a frame; else it is answered here, or not at all."""
@@ -262,8 +257,15 @@ class Hostile(Node):
             self.attack()
         self.world.later(self.world.random.expovariate(1 / 20), self._again)
 
+    def is_refused(self) -> None:
+        if self.returns and not self._is_leaving:
+            self._is_leaving = True
+            self.world.later(self.world.random.uniform(1, 20), self._leave)
+
     def _leave(self) -> None:
         """Go, and come back later as somebody else."""
+        if self.is_down or not self.world.has_faults:
+            return
         self.crash()
         number = next(self._names)
         self.alias = f"{self.name} alias {number}"
@@ -541,7 +543,8 @@ class Flooding(Hostile):
         if self.ready and random.random() < 0.1:
             urls = [url_of(f"9.9.{i}.{random.getrandbits(8)}") for i in range(40)]
             self.say(random.choice(self.ready), Addresses(urls))
-        for _ in range(random.choice((1, 5, 50))):
+        most = 50 if len(self.world.nodes) < 50 else 2  # each goes over every link there is
+        for _ in range(min(random.choice((1, 5, 50)), most)):
             self.submit(self.entry())
         if random.random() < 0.05:
             for peer in self.ready[:1]:

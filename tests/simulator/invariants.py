@@ -94,7 +94,7 @@ class Judge:
 
     def _judge(self, header: bytes, block_hash: bytes, entries: Sequence[bytes]) -> None:
         fields = HEADER.unpack(header)
-        version, kind, bits, index, link, timestamp, count, size, root, nonce = fields
+        version, kind, bits, index, link, timestamp, count, size, root, _ = fields
         ids = tuple(sha256(b"\0" + entry).digest() for entry in entries)
         terms, asert = self.terms, self.terms.asert
         assert asert is not None

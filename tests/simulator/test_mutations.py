@@ -162,7 +162,7 @@ def test_a_tie_goes_to_the_later_chain(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "_consider", ("is_deep and branch.work > best and branch",
             "is_deep and branch.work >= best and branch"))  # fmt: skip
     without(monkeypatch, Sync, "_settle", ("and branch.work > chain", "and branch.work >= chain"))
-    without(monkeypatch, Sync, "_connect", ("if work <= chain.work:", "if work < chain.work:"))
+    without(monkeypatch, Sync, "_connect", ("if work <= chain.work or", "if work < chain.work or"))
     without(monkeypatch, Chain, "advance", ("assert work > self.work", "assert work >= self.work"))
     assert found(Equivocating, delay=1.0) == "work"
 
@@ -218,7 +218,7 @@ def test_entries_that_were_mined_stay_in_the_pool(monkeypatch: Patch) -> None:
 
 
 def test_entries_that_are_on_the_chain_come_into_the_pool(monkeypatch: Patch) -> None:
-    without(monkeypatch, Relay, "_add", ("if self._chain.has_entry(entry_id):", "if False:"))
+    without(monkeypatch, Relay, "_taken", ("and self._chain.has_entry(entry_id)", "and False"))
     assert found(Replaying) == "twice"
 
 

@@ -1,22 +1,22 @@
 """How often a payment is reversed by who has less than half of the hash power: by real nodes.
 
-What is simulated. An attacker with share q of the hash power has found a block that nobody knows of,
-which leaves out a payment. Honest nodes mine on: when a block of theirs has the payment and n blocks
-in all were found since, that one included, the goods are handed over. From the attacker's block on
-he mines on his own chain. He shows it when it has more work than that of the honest, and the
-payment is reversed; he gives up when he is `GIVE_UP` blocks behind. Targets stand still.
+What is simulated. An attacker with share q of the hash power has found a block that nobody knows
+of, and that leaves out a payment. Honest nodes mine on; when n blocks of theirs were found, the
+first with the payment, the goods are handed over. Meanwhile the attacker mines on his own chain. He
+shows it when it has more work than that of the honest, and the payment is reversed; he gives up
+when he is `GIVE_UP` blocks behind. Targets stand still, and the honest never fork.
 
-Compared with two numbers for the same n and q:
+Compared with one of two numbers for the same n and q:
 
-- *exact* (Rosenfeld 2014, section 4): all blocks come as they do. The attacker's blocks until the
-  n-th honest one are of a negative binomial distribution.
-- *whitepaper* (Nakamoto 2008, section 11): the n honest blocks take the time that they take on
-  average, so that the attacker's are of a Poisson distribution. This is not so of any real network,
-  and up to half of the exact rate is missing; it is simulated as well, by a clock that gives the honest
-  these n blocks at the times of the schedule.
+- *exact* (Rosenfeld 2014, section 4), where all blocks come at random: the attacker's until the
+  n-th honest one are of a negative binomial distribution;
+- *whitepaper* (Nakamoto 2008, section 11), which takes it that the n honest blocks come in the time
+  that they take on average: the attacker's are of a Poisson distribution. So it is in no real
+  network, and up to half of the exact rate is missing. It is simulated as well, by giving the
+  honest blocks those times.
 
-Both count a tie as a success of the attacker. Here it is none, but for the one block that he has from
-the beginning: the same numbers come out. His giving up is in both.
+Both let the attacker have a tie. Here a tie is lost, and the block that he has from the beginning
+makes up for it, as Rosenfeld says. His giving up is in both numbers.
 """
 
 from __future__ import annotations

@@ -125,8 +125,8 @@ class SharedChain(Chain):
                 self._memo.bodies[key] = None
             except InvalidChainError as error:
                 self._memo.bodies[key] = error
-        if error := self._memo.bodies[key]:
-            raise InvalidChainError(error.failure)
+        if found := self._memo.bodies[key]:
+            raise InvalidChainError(found.failure)
 
     def ids(self, segment: Segment) -> list[bytes]:
         key = segment.hashes.tobytes()
@@ -194,7 +194,7 @@ class Node:
         self.host = f"20.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         self.url = url_of(self.host)
         self.name = self.alias = f"node {number}"
-        self.store = MemoryStore(world.prefix.cut(0, 1), mined=True)
+        self.store: MemoryStore = MemoryStore(world.prefix.cut(0, 1), mined=True)
         if len(world.prefix) > 1:
             rest = world.prefix.cut(1, len(world.prefix))
             final = max(1, len(world.prefix) - world.terms.final_depth)
@@ -305,6 +305,9 @@ class Node:
                 end[0].is_cut = True
         self.store.set_addresses(self.book.urls())
         self.links = {}
+
+    def is_refused(self) -> None:
+        """Hear that another node has discouraged this one."""
 
     def restart(self) -> None:
         self.world.log(f"{self} starts again")
@@ -446,6 +449,7 @@ class World:
         if by.is_honest and self._hosts[host].is_honest:
             raise Violation("innocent", f"{by} refuses {self._hosts[host]}, which is honest")
         self.found_out[self._hosts[host].number] += by.is_honest
+        self._hosts[host].is_refused()
 
     def submit(self, node: Node) -> None:
         """Let a node's user record something."""

@@ -134,7 +134,8 @@ def _rewrite(connection: sqlite3.Connection, directory: Path, segment: Segment) 
     """Replace the file that begins with the first block of `segment`, and record it."""
     path = _path(directory, segment.start)
     forged = path.with_suffix(".forged")
-    sealed = flat.write(forged, segment, best_hasher())
+    (is_mined,) = connection.execute("SELECT final IS NOT NULL FROM head").fetchone()
+    sealed = flat.write(forged, segment, best_hasher(), with_ids=bool(is_mined))
     forged.replace(path)
     recorded = (sealed.blocks, sealed.size, sealed.digest, sealed.first)
     statement = "UPDATE segments SET blocks = ?, size = ?, digest = ? WHERE first = ?"

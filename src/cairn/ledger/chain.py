@@ -207,8 +207,9 @@ class Chain:
         """
         for failure in validate(segment, self._hasher, self.terms).failures:
             raise InvalidChainError(failure)
-        entries = [entry for i in range(len(segment)) for entry in segment.entries(i)]
-        texts = [entry[SALT_BYTES:] for entry in entries]
+        stored = segment.data.tobytes()
+        starts, stops = (bounds.tolist() for bounds in segment.entry_bounds)
+        texts = [stored[a + SALT_BYTES : b] for a, b in zip(starts, stops, strict=True)]
         encoded = self._encoder.texts(texts)
         if encoded.error is None and encoded.texts == texts:
             return

@@ -71,7 +71,8 @@ class Notary:
         Raises:
             InconsistentError: the ledger is not the one that was signed before.
             InvalidChainError: a block since then breaks a rule.
-            StoreError: keys or memories cannot be read or written.
+            StoreError: keys or memories cannot be read or written; or it is a work ledger that has
+                yet to catch up with what was signed.
         """
         key = self.key()
         for _ in range(TRIES):
@@ -106,12 +107,25 @@ class Notary:
         """
         longest: Checkpoint | None = None
         for note in self.remembered():
+            self._require_caught_up(note)
             if broken := self.contradiction(note):
                 raise self.inconsistent(note, broken)
             checkpoint = Checkpoint.parse(note.text)
             if longest is None or checkpoint.size > longest.size:
                 longest = checkpoint
         return longest
+
+    def _require_caught_up(self, note: Note) -> None:
+        """Leave a work ledger that has fewer final blocks than were signed until it has as many.
+
+        Others have them: this node was restored, or is another one of the same user.
+
+        Raises:
+            StoreError: it has fewer.
+        """
+        size, final = Checkpoint.parse(note.text).size, self._store.final()
+        if self._terms.asert is not None and size > final:
+            raise StoreError(f"{size} blocks were signed, and {final} are final here: not yet")
 
     def _validated(self, start: int) -> int:
         """Return how many blocks are final, having checked all from `start` on."""

@@ -42,6 +42,6 @@ def standing_of(store: Store, entry_id: bytes) -> Standing:
             depth = max(store.head().length - 1 - block, 0)
             status: Status = "final" if block < final else "confirmed"
             return Standing(shown, status, block, place, depth, tuple(others))
-        if any(one.id == entry_id for one in store.pool()):
+        if store.pool_has(entry_id):
             return Standing(shown, "pending")
     raise NoSuchEntryError(f"there is no entry {shown}")

@@ -28,8 +28,8 @@ ANSWER_BYTES: Final = 4 * 2**20
 """Data of blocks in an answer, unless one block is larger: keeps a link from being taken by one
 request for long."""
 WAITING_REQUESTS: Final = 6
-"""Requests for blocks and headers that a peer may have waiting with us: their answers fit in what may
-wait to be sent."""
+"""Requests for blocks and headers that a peer may have waiting with us: their answers fit in what
+may wait to be sent."""
 PEERS: Final = 32
 """Links in all; each may hold a frame and the answers to its requests."""
 DIALLED: Final = 8
@@ -99,5 +99,10 @@ SHOWING_SECONDS: Final = 60.0
 """While one peer shows a long branch, others that claim no more are not asked for so long."""
 WINDOW_PARTS: Final = 16
 """Answers' worth of blocks that are asked for ahead of the chain's end, in all."""
+WRITTEN_BLOCKS: Final = 8192
+"""Blocks of a long branch that are written at once, unless the next ones keep us waiting: each
+write waits for the disk."""
+WRITTEN_BYTES: Final = 8 * 2**20
+"""The same, by their data."""
 WINDOW_BYTES: Final = 64 * 2**20
 """Bytes of blocks that may wait for those before them."""

@@ -156,6 +156,12 @@ class Network:
         ends = [branch.end.index for branch in self._sync.branches]
         return max([end - self._chain.tip.index for end in ends], default=0)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether some peer has said where its chain ends, and none has more than we do."""
+        claims = [peer.claim for peer in self._hub.ready if peer.claim is not None]
+        return bool(claims) and all(claim.work <= self._chain.work for claim in claims)
+
     def peers(self) -> list[PeerInfo]:
         """Return what is known of all who have proven their keys."""
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ class Peer:
     """Ids of entries that it is to be told of."""
     offered: deque[bytes] = field(default_factory=deque)
     """Ids of entries that it has, and that we have neither got nor asked it for."""
-    known: dict[bytes, None] = field(default_factory=dict)
+    known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     """Ids of entries that it knows of, the oldest first."""
     is_twin: bool = False
     """Whether there is another link to the same node, which stays."""
@@ -97,7 +97,7 @@ class Peer:
         """Remember that it knows of an entry."""
         self.known[entry_id] = None
         if len(self.known) > limits.KNOWN_IDS:
-            del self.known[next(iter(self.known))]
+            self.known.popitem(last=False)
 
 
 class Hub:

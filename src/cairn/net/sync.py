@@ -216,6 +216,9 @@ class Sync:
         """Let branches go that nobody can give us, and go on."""
         ready = list(self._hub.ready)
         self.branches = [b for b in self.branches if any(_may_have(peer, b) for peer in ready)]
+        for branch in self.branches[:]:
+            if branch in self.branches and branch.ready():
+                self._connect(branch)
         self._request()
         for peer in ready:
             self.ask(peer)
@@ -378,17 +381,21 @@ class Sync:
 
     def _ask_again(self, branch: Branch, able: list[Peer]) -> None:
         """Ask another peer for the blocks that all others wait for, where they take long."""
+        asked = self._asked_first(branch)
+        if asked and all(map(self._is_stalled, asked.values())):
+            peer = self._least_busy([peer for peer in able if peer not in asked])
+            if peer is not None:
+                self._ask_bodies(peer, branch, next(iter(asked.values())).span)
+
+    def _asked_first(self, branch: Branch) -> dict[Peer, BodyRequest]:
+        """Return of whom the first blocks were asked that are not here."""
         first = branch.first_missing
-        asked = {
+        return {
             peer: request
             for peer in self._hub.ready
             for request in peer.bodies.values()
             if request.branch is branch and request.span.start == first
         }
-        if asked and all(map(self._is_stalled, asked.values())):
-            peer = self._least_busy([peer for peer in able if peer not in asked])
-            if peer is not None:
-                self._ask_bodies(peer, branch, next(iter(asked.values())).span)
 
     def _ask_bodies(self, peer: Peer, branch: Branch, span: Span) -> None:
         self._number += 1
@@ -445,13 +452,22 @@ class Sync:
         pieces = branch.ready()
         work = chain.work_at(branch.base.index)
         work += sum(total_work(piece.fields["bits"]) for piece in pieces)
-        if work <= chain.work:
+        if work <= chain.work or self._is_soon_more(branch, pieces):
             self._request()
             return
         move = chain.advance(pieces)
         branch.rebase(chain.tip)
         self._moved(move)
         self._settle()
+
+    def _is_soon_more(self, branch: Branch, pieces: list[Segment]) -> bool:
+        """Whether it is worth to wait for more blocks: to write few at once takes as long."""
+        blocks = sum(map(len, pieces))
+        size = sum(len(piece.data) for piece in pieces)
+        if blocks >= limits.WRITTEN_BLOCKS or size >= limits.WRITTEN_BYTES:
+            return False
+        asked = self._asked_first(branch).values()
+        return branch.is_long and not all(map(self._is_stalled, asked))
 
 
 def _may_have(peer: Peer, branch: Branch) -> bool:

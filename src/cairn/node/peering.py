@@ -18,7 +18,7 @@ from cairn.ledger import Ledger
 from cairn.net.addresses import AddressBook
 from cairn.net.events import Action, Halted, HeadMoved, Mined, Note, Pooled, Submitted, Taken
 from cairn.net.handshake import KeyIdentity
-from cairn.net.limits import POOL_BYTES, POOL_ENTRIES
+from cairn.net.limits import MAX_HEADERS, POOL_BYTES, POOL_ENTRIES
 from cairn.net.messages import frame_limit
 from cairn.net.network import Network, PeerInfo
 from cairn.net.pool import Added, Pool
@@ -26,6 +26,9 @@ from cairn.node.links import Links
 from cairn.node.miner import Miner
 from cairn.store.interface import Pooled as StoredEntry
 
+START_SECONDS: Final = 10.0
+"""What peers that we know of have, at the start, to show their chain before we mine on ours."""
+WAITING_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 30.0
 """Between two times that addresses are written down, and entries that are final let go of."""
 
@@ -78,9 +81,9 @@ class Peering:
         self._moved = moved
         self._noted = noted
         self._chain = chain = ledger.chain()
-        book = AddressBook(
-            peers.urls, chain.store.addresses(), own=peers.address, random=random.SystemRandom()
-        )
+        known = chain.store.addresses()
+        self._is_alone = not (peers.urls or known)
+        book = AddressBook(peers.urls, known, own=peers.address, random=random.SystemRandom())
         self._book = book
         self._pool = Pool()
         self._pool.give_back(chain.waiting(), time.time())
@@ -118,6 +121,7 @@ class Peering:
     def start(self) -> None:
         """Begin. Requires a running event loop."""
         self._loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
         self.links.start()
         if self.miner is not None:
             self.miner.start()
@@ -311,9 +315,25 @@ class Peering:
             self.miner.refresh()
 
     def _candidate(self) -> Segment:
-        """Return the block to mine; in the miner's thread."""
-        wanted = self.links.call(lambda: self._network.candidate(time.time()))
-        return asyncio.run_coroutine_threadsafe(wanted, self._loop).result()
+        """Return the block to mine, once it makes sense; in the miner's thread."""
+        while True:
+            wanted = self.links.call(self._next_candidate)
+            found = asyncio.run_coroutine_threadsafe(wanted, self._loop).result()
+            if found is not None:
+                return found
+            time.sleep(WAITING_SECONDS)
+
+    def _next_candidate(self) -> Segment | None:
+        """Return the block to mine; None while the chain is about to have another end.
+
+        At the start peers have some time to show theirs. Later only what was shown counts, or
+        whoever claims much could keep us from mining.
+        """
+        is_new = time.monotonic() - self._started < START_SECONDS
+        waits = is_new and not (self._is_alone or self._network.is_settled)
+        if waits or self._network.missing > MAX_HEADERS:
+            return None
+        return self._network.candidate(time.time())
 
     def _found(self, block: Segment) -> None:
         """Let the network have a block; in the miner's thread."""

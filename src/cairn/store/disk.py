@@ -259,6 +259,10 @@ class DiskStore:
         """See `Store.pool`."""
         return self._tail.pool()
 
+    def pool_has(self, entry_id: bytes) -> bool:
+        """See `Store.pool_has`."""
+        return self._tail.pool_has(entry_id)
+
     def pool_key(self, key: str) -> bytes | None:
         """See `Store.pool_key`."""
         return self._tail.pool_key(key)

@@ -142,6 +142,10 @@ class Store(Protocol):
         """Return the entries that wait to be mined, in the order in which they came."""
         ...
 
+    def pool_has(self, entry_id: bytes) -> bool:
+        """Return whether the entry with this id (32 bytes) is in the pool."""
+        ...
+
     def pool_key(self, key: str) -> bytes | None:
         """Return the id of the entry that was first kept under `key`, or None."""
         ...

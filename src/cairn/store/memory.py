@@ -158,6 +158,10 @@ class MemoryStore:
         """See `Store.pool`."""
         return list(self._pool.values())
 
+    def pool_has(self, entry_id: bytes) -> bool:
+        """See `Store.pool_has`."""
+        return entry_id in self._pool
+
     def pool_key(self, key: str) -> bytes | None:
         """See `Store.pool_key`."""
         return self._pool_keys.get(key)

@@ -58,7 +58,7 @@ from cairn.store.reader import Reader, reading
 from cairn.store.runs import RUN_BLOCKS, Row, before, chained, in_runs, joined, since
 
 APPLICATION_ID: Final = 0x4361726E  # "Carn": what `file` shows
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 Node = tuple[int, int, bytes]
 """A node of the tree: level in steps of 8, number on it, hash."""
@@ -555,6 +555,10 @@ class SqliteStore:
         with self._read_lock:
             rows = self._reader.run(lambda connection: connection.execute(query).fetchall())
         return [Pooled(*self._typed(row, bytes, bytes, int)) for row in rows]
+
+    def pool_has(self, entry_id: bytes) -> bool:
+        """See `Store.pool_has`."""
+        return self._read_one("SELECT 1 FROM pool WHERE id = ?", (entry_id,)) is not None
 
     def pool_key(self, key: str) -> bytes | None:
         """See `Store.pool_key`."""
