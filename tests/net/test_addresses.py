@@ -427,7 +427,7 @@ def test_a_handshake_resets_the_wait() -> None:
     assert one.due(2000.0 + REDIAL_SECONDS, 1) == [url]
 
 
-def test_one_heard_of_that_never_answers_is_forgotten_and_a_configured_one_never() -> None:
+def test_one_heard_of_that_never_answers_is_forgotten_and_one_met_or_configured_never() -> None:
     one = book(["ws://10.0.0.1:1"], ["ws://1.1.1.1:1"])
     one.hear([public(1)], PEER)
     for day in range(MAX_FAILURES):

@@ -11,6 +11,7 @@ from cairn.net import limits
 from cairn.net.events import Closed, Event, Opened, Received, Send, Tick
 from cairn.net.handshake import Handshake
 from cairn.net.messages import Bodies, GetBodies, GetHeaders, Head, Headers, Message, decode, encode
+from cairn.net.network import Network
 from tests.builders import mined
 from tests.net.test_refusals import NOW, node_of
 from tests.simulator.world import CheapIdentity
@@ -19,10 +20,11 @@ CHAIN = mined(["a"], ["b"], ["c"])
 
 
 class Peers:
-    """A node that has genesis, and peers that have all of `CHAIN`, by their links."""
+    """A node, and peers by their links."""
 
-    def __init__(self) -> None:
-        self.node = node_of(CHAIN[:1])
+    def __init__(self, node: Network | None = None) -> None:
+        """By default the node has genesis alone; the peers have all of `CHAIN`."""
+        self.node = node or node_of(CHAIN[:1])
         self.now = NOW
 
     def handle(self, event: Event) -> list[tuple[int, Message]]:
@@ -54,9 +56,12 @@ class Peers:
                 asked |= requests(self.say(to, Headers(message.number, headers)))
         return asked
 
-    def wait(self, seconds: float) -> dict[int, GetBodies]:
+    def tick(self, seconds: float) -> list[tuple[int, Message]]:
         self.now += seconds
-        return requests(self.handle(Tick()))
+        return self.handle(Tick())
+
+    def wait(self, seconds: float) -> dict[int, GetBodies]:
+        return requests(self.tick(seconds))
 
     @property
     def length(self) -> int:
@@ -87,28 +92,29 @@ def test_blocks_that_a_peer_keeps_back_are_asked_of_another() -> None:
     assert list(again) == [2]
     assert peers.wait(limits.STALLED_SECONDS - 0.1) == {}, "it is asked once"
 
-    peers.say(2, bodies(again[2]))
-    assert peers.length == len(CHAIN)
+    rest = requests(peers.say(2, bodies(GetBodies(again[2].number, 1, 1, b""))))
+    assert peers.length == 2
     assert peers.say(1, bodies(first[1])) == [], "what comes late is passed over"
+    [branch] = peers.node._sync.branches
+    assert not branch.here
+    peers.say(2, bodies(rest[2]))
+    assert peers.length == len(CHAIN)
     assert peers.node.connected == 2
 
 
 def test_who_has_kept_blocks_back_is_asked_last() -> None:
     peers = Peers()
     peers.meet(1, "slow")
-    assert list(peers.claim(1, CHAIN[1:3])) == [1]
+    assert list(peers.claim(1, CHAIN[1:])) == [1]
     peers.wait(limits.STALLED_SECONDS + 0.1)
     peers.handle(Closed(1))  # before it is told to go
-    peers.meet(2, "prompt")
-    peers.meet(3, "slow")
-    asked = peers.claim(2, CHAIN[1:3])
-    assert list(asked) == [2]
-    peers.say(2, bodies(asked[2]))
-    assert peers.length == 3
-
-    assert peers.claim(3, CHAIN[1:]) == {3: GetBodies(peers.node._sync._number, 3, 1, CHAIN[3].stored_hash)}
+    peers.meet(2, "slow")
+    peers.meet(3, "prompt")
+    asked = peers.claim(3, CHAIN[1:])
+    assert list(asked) == [3]
     assert peers.claim(2, CHAIN[1:]) == {}
+    some = GetBodies(asked[3].number, 1, 1, b"")
+    assert list(requests(peers.say(3, bodies(some)))) == [3], "the rest, too"
     peers.handle(Closed(3))
-    peers.meet(4, "slow")
-    peers.handle(Closed(2))
-    assert peers.length == 3
+    assert list(peers.wait(1)) == [], "it is asked already"
+    assert peers.node._hub.peers[2].bodies, "there is nobody else"

@@ -375,11 +375,13 @@ def test_lab_signs_with_keys_that_go_with_it(tmp_path: Path, home: dict[str, str
 # Killed
 
 
-def live(path: Path, keyring: Keyring, ready: int) -> None:
-    """Append and have it signed, for as long as this process lives."""
+def live(path: Path, keyring: Keyring, ready: int, before: int = 0) -> None:
+    """Append and have it signed, for as long as this process lives; so many `before` it says so."""
 
     async def run() -> None:
         async with Node(Ledger.open(path, keyring=keyring), path) as node:
+            if before:
+                await node.checkpoints.covering(await append(node, before))
             os.write(ready, b"!")
             while True:
                 await node.checkpoints.covering(await append(node, random.randint(1, 5)))
@@ -395,9 +397,10 @@ def test_killed_node_has_published_nothing_that_is_not_remembered(kills: int) ->
         path, keyring = Path(folder) / "ledger", Keyring(Path(folder) / "home")
         with Ledger.open(path, keyring=keyring) as ledger:
             origin = ledger.notary.origin
-        for _ in range(kills):
+        for kill in range(kills):
             here, there = os.pipe()
-            child = started(lambda: live(path, keyring, there))  # noqa: B023
+            before = 5 * (kill % 2)
+            child = started(lambda: live(path, keyring, there, before))  # noqa: B023
             assert os.read(here, 1) == b"!"
             time.sleep(choose.uniform(0, 0.06))
             os.kill(child, signal.SIGKILL)

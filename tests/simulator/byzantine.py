@@ -100,16 +100,16 @@ class Hostile(Node):
     # What it sees
 
     def handle(self, event: Event) -> None:
-        if isinstance(event, Received) and not self.takes(event.peer, event.frame):
+        try:
+            if isinstance(event, Received) and not self.takes(event.peer, event.frame):
+                return
+        except Refusal:  # another hostile peer's garbage
             return
         super().handle(event)
 
     def takes(self, peer: int, frame: bytes) -> bool:
         """Whether the honest part of it sees a frame; else it is answered here, or not at all."""
-        try:
-            message = decode(frame)
-        except Refusal:
-            return False
+        message = decode(frame)
         if isinstance(message, GetHeaders) and self.forged:
             return not self.shows(peer, message)
         if isinstance(message, GetBodies) and message.last_hash in self.forged:

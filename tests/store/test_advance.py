@@ -207,6 +207,7 @@ def test_the_pool_keeps_entries_in_the_order_in_which_they_came(open_store: Open
     store.pool_add([pooled(3), pooled(1)])
     store.pool_add([pooled(2), pooled(1)._replace(received=5), pooled(4)])
     assert store.pool() == [pooled(n) for n in (3, 1, 2, 4)]
+    assert [store.pool_has(pooled(n).id) for n in (0, 1, 3)] == [False, True, True]
     store.pool_remove([pooled(4).id, pooled(3).id, bytes(32)])
     store.pool_add([])
     store.pool_add([pooled(3)])

@@ -32,7 +32,8 @@ from cairn.net.limits import (
 MAX_KNOWN: Final = 1000
 """Addresses heard of, from all peers."""
 MAX_FAILURES: Final = 10
-"""In a row, until one heard of is forgotten: a quarter of an hour."""
+"""In a row, until one that was only heard of is forgotten: a quarter of an hour. Those met stay, as
+the network may have been cut in two; the last of them take their place."""
 MAX_DISCOURAGED: Final = 1000
 """Hosts, and keys."""
 REMEMBERED: Final = 4096
@@ -296,7 +297,7 @@ class AddressBook:
         if known is None or not known.in_use:
             return
         known.in_use = False
-        if known.failures >= MAX_FAILURES and not known.configured:
+        if known.failures >= MAX_FAILURES and not known.configured and known.met is None:
             self._drop(url)
             return
         doublings = min(max(known.failures - 1, 0), 30)

@@ -83,6 +83,12 @@ MESSAGE_BURST: Final = 5_000
 SERVED_RATE: Final = 64 * 2**20
 """Bytes a second of blocks and headers that one peer is served, over time."""
 SERVED_BURST: Final = 64 * 2**20
+LITTLE_RATE: Final = 2 * 2**20
+LITTLE_BURST: Final = 16 * 2**20
+"""As much of that is served at once: who wants new blocks does not wait for those who want all."""
+SHARED_RATE: Final = 64 * 2**20
+"""Bytes a second that all are served together beyond that: a third of a slow core's time."""
+SHARED_BURST: Final = 16 * 2**20
 ENTRIES_SECONDS: Final = 5.0
 """For entries that were asked for, before another peer is."""
 ASKED_ENTRIES: Final = 1000

@@ -220,6 +220,7 @@ class Network:
             messages=Budget(limits.MESSAGE_RATE, limits.MESSAGE_BURST, now),
             entries=Budget(limits.ENTRY_RATE, limits.ENTRY_BURST, now),
             served=Budget(limits.SERVED_RATE, limits.SERVED_BURST, now),
+            little=Budget(limits.LITTLE_RATE, limits.LITTLE_BURST, now),
             telling=Budget(
                 limits.ENTRY_RATE / limits.TELLING_SHARE,
                 limits.ENTRY_BURST / limits.TELLING_SHARE,

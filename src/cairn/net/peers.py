@@ -61,6 +61,8 @@ class Peer:
     messages: Budget
     entries: Budget
     served: Budget
+    little: Budget
+    """Of what it is served, as much as never waits for others."""
     telling: Budget
     """How much we may tell it of entries, so that it does not find it too much."""
     claim: Claim | None = None

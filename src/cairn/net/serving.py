@@ -6,18 +6,20 @@ from typing import Final
 
 from cairn.net import limits
 from cairn.net.messages import Bodies, GetBodies, GetHeaders, Headers, Missing, Refusal
-from cairn.net.peers import Hub, Peer
+from cairn.net.peers import Budget, Hub, Peer
 
 LOOKUP_BYTES: Final = 4096
 """What looking for one hash counts as: it takes as long as reading so much."""
 
 
 class Serving:
-    """Answers in order; who has had its share waits."""
+    """Answers each in order; who has had its share waits."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._chain = hub.chain
+        self._shared = Budget(limits.SHARED_RATE, limits.SHARED_BURST, hub.now)
+        self._last = 0  # who was answered last, of those who wait: the next one is next
 
     def ask(self, peer: Peer, request: GetHeaders | GetBodies) -> None:
         """Answer a request, now or when the peer may have more.
@@ -31,18 +33,26 @@ class Serving:
         self._answer(peer)
 
     def tick(self) -> None:
-        """Answer what waits."""
-        for peer in self._hub.ready:
-            self._answer(peer)
+        """Answer what waits, one request of each in turn."""
+        asking = sorted(self._hub.ready, key=lambda peer: peer.id <= self._last)
+        while asking:
+            asking = [peer for peer in asking if self._answer(peer)]
+            self._last = asking[-1].id if asking else self._last
 
-    def _answer(self, peer: Peer) -> None:
-        while peer.waiting and peer.served.take(0, self._hub.now):
-            request = peer.waiting.popleft()
-            if isinstance(request, GetHeaders):
-                cost = self._headers(peer, request)
-            else:
-                cost = self._bodies(peer, request)
-            peer.served.take(cost, self._hub.now)
+    def _answer(self, peer: Peer) -> bool:
+        """Answer the next request of a peer; return whether there was one that it may have now."""
+        now = self._hub.now
+        budget = peer.little if peer.little.take(0, now) else self._shared
+        if not (peer.waiting and peer.served.take(0, now) and budget.take(0, now)):
+            return False
+        request = peer.waiting.popleft()
+        if isinstance(request, GetHeaders):
+            cost = self._headers(peer, request)
+        else:
+            cost = self._bodies(peer, request)
+        peer.served.take(cost, now)
+        budget.take(cost, now)
+        return True
 
     def _headers(self, peer: Peer, request: GetHeaders) -> int:
         start = self._chain.after(request.locator)
