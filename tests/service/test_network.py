@@ -18,6 +18,8 @@ from tests.service.network import Changes, Net, Node, make_ledgers, until, work_
 SECOND = 1_000_000
 AGREED = 5
 """Intervals after which all are of one mind."""
+APART_BLOCKS = 3
+"""That each side of a partition mines for itself, at least."""
 
 
 def stop(nodes: list[Node]) -> None:
@@ -107,7 +109,7 @@ def live(tmp_path: Path, rounds: int) -> None:
             assert until(net.agree) <= AGREED
 
             sides = ({0, 1}, {2, 3}) if number % 2 == 0 else ({0, 2}, {1, 3})
-            apart = part(net, *sides, blocks=3, hold=number % 2 == 1)
+            apart = part(net, *sides, blocks=APART_BLOCKS, hold=number % 2 == 1)
             posted += [entry for entries in apart for entry in entries]
             until(net.agree)
             await_mined(net, posted)
@@ -117,16 +119,19 @@ def live(tmp_path: Path, rounds: int) -> None:
         require_each_once(node, posted)
         with Ledger.open(node.ledger, read_only=True) as ledger:
             assert [block["hash"] for block in follower.chain] == [b.hash for b in ledger[:]]
-    require_losers_came_over(followers)
+    require_losers_came_over(followers, rounds)
 
 
-def require_losers_came_over(followers: list[Changes]) -> None:
-    """Check that one side, and not the other, has given up its blocks for more work."""
-    long = [[pair for pair in f.reorganisations if len(pair[0]) >= 3] for f in followers]
-    assert any(long)
-    assert not all(long)
-    for gone, came in (pair for pairs in long for pair in pairs):
-        assert work_of_all(came) > work_of_all(gone)
+def require_losers_came_over(followers: list[Changes], rounds: int) -> None:
+    """Check that after each partition one side, and not the other, has given up its blocks."""
+    losers: dict[int, set[int]] = {}
+    for number, follower in enumerate(followers):
+        for gone, came in follower.reorganisations:
+            assert work_of_all(came) > work_of_all(gone)
+            if len(gone) >= APART_BLOCKS:
+                losers.setdefault(gone[0]["index"], set()).add(number)
+    assert len(losers) >= rounds
+    assert all(len(side) < len(followers) for side in losers.values())
 
 
 def test_four_nodes_come_to_one_chain_after_a_crash_and_a_partition(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class View:
     chain: list[bytes]
     """Hashes, from genesis on."""
     final: int
-    """Blocks with as many after them as the final depth, ever."""
+    """Blocks that the node has called final, of those with enough others after them, ever."""
 
 
 @dataclass
@@ -188,9 +188,10 @@ class Checker:
         ahead = end.timestamp / 1e6 - node.clock
         if not node.has_gone_back and ahead > FUTURE_SECONDS + CLOCK_ERROR:
             raise Violation("future", f"{node} takes a block {ahead:.0f} s ahead of its clock")
-        view.final = max(view.final, self._depth(len(view.chain)))
-        if node.chain.final != view.final:
-            raise Violation("final", f"{node} says {node.chain.final}, and has {view.final}")
+        most = max(view.final, self._depth(len(view.chain)))
+        if not view.final <= node.chain.final <= most:  # it may wait, for others to show more
+            raise Violation("final", f"{node} says {node.chain.final}, and has {most}")
+        view.final = node.chain.final
         self._finalise(view)
 
     def node(self, node: Node) -> None:

@@ -19,7 +19,7 @@ from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import CairnError, DamagedError, EntryError
 from cairn.core.genesis import Genesis, Terms
 from cairn.core.hasher import Hasher
-from cairn.core.header import HEADER_BYTES, HEADER_DTYPE, Header, Kind
+from cairn.core.header import HEADER_BYTES, HEADER_DTYPE, LIMIT_63, Header, Kind
 from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
 from cairn.core.rules import Broken, InvalidChainError
 from cairn.core.segment import Segment
@@ -131,6 +131,10 @@ class Chain:
         block = self._block(position)
         return Edge(position, block.stored_hash, block.header.timestamp)
 
+    def has(self, edge: Edge) -> bool:
+        """Whether a block is on this chain."""
+        return edge.index < self.length and self.edge(edge.index).hash == edge.hash
+
     def work_at(self, position: int) -> int:
         """Return the work of the chain up to a block, which is included.
 
@@ -237,10 +241,11 @@ class Chain:
         rows = self._hasher.leaf_hashes(np.ascontiguousarray(segment.data), *segment.entry_bounds)
         return [row.tobytes() for row in rows]
 
-    def advance(self, pieces: Sequence[Segment]) -> Move:
+    def advance(self, pieces: Sequence[Segment], most_final: int = LIMIT_63) -> Move:
         """Let checked blocks follow the block before the first of them, in place of what does now.
 
-        Durable when it returns. Requires that they are more work than what they replace.
+        Durable when it returns. Requires that they are more work than what they replace. All that
+        enough blocks follow becomes final, but no more than `most_final` blocks in all.
 
         Raises:
             TooDeepError: a final block would go.
@@ -252,7 +257,7 @@ class Chain:
         gone = tuple(self.store.scan(segment.start, self.length))
         work = self.work_at(segment.start - 1) + total_work(segment.fields["bits"])
         assert work > self.work, "a chain never gives way to one of less work, or of as much"
-        final = max(self.final, segment.stop - self.terms.final_depth)
+        final = max(self.final, min(segment.stop - self.terms.final_depth, most_final))
         self.store.advance(segment, work=work, final=final)
         self.final = final
         self._follow(segment)

@@ -243,6 +243,11 @@ class AddressBook:
                 self._add(_Known(met, scope_of(met.host), configured=False, met=-NEVER))
                 self._remember(str(met))
 
+    @property
+    def begins_with(self) -> int:
+        """How many addresses it would dial before anybody has told it of more."""
+        return sum(known.configured or known.met is not None for known in self._known.values())
+
     def __len__(self) -> int:
         return len(self._known)
 

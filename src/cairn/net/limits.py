@@ -61,6 +61,13 @@ DISCOURAGED_SECONDS: Final = 600.0
 REDIAL_SECONDS: Final = 1.0
 """Before an address is dialled again; doubled by each failure."""
 REDIAL_MOST_SECONDS: Final = 300.0
+HELD_INTERVALS: Final = 5
+"""Intervals for which blocks must have been followed by enough others before they are final, and"""
+HELD_SECONDS: Final = 30.0
+"""at most so long: time to show us another chain, if there is one with more work."""
+SETTLING_SECONDS: Final = 5.0
+"""After the start, peers that we know of have so long to say where their chains end, before we
+follow any."""
 FUTURE_SECONDS: Final = 600.0
 """A header's time may be so far ahead of our clock: see docs/format.md."""
 
@@ -91,6 +98,8 @@ SHARED_RATE: Final = 64 * 2**20
 SHARED_BURST: Final = 16 * 2**20
 ENTRIES_SECONDS: Final = 5.0
 """For entries that were asked for, before another peer is."""
+REPEAT_SECONDS: Final = 60.0
+"""Peers are told again, so often, of the entries that wait longest: they may have had no room."""
 ASKED_ENTRIES: Final = 1000
 """Entries that we wait for, of one peer."""
 KNOWN_IDS: Final = 20_000

@@ -18,6 +18,7 @@ from cairn.net import limits
 from cairn.net.addresses import AddressBook, Scope, group_of, scope_of
 from cairn.net.events import (
     Action,
+    Close,
     Closed,
     Dial,
     DialFailed,
@@ -117,7 +118,9 @@ class Network:
         self._allowed = frozenset(allowed)
         self._hub = Hub(chain, now)
         self.relay = Relay(self._hub, pool)
-        self._sync = Sync(self._hub, self._moved, minimum_work=minimum_work)
+        self._sync = Sync(
+            self._hub, self._moved, minimum_work=minimum_work, expected=book.begins_with
+        )
         self._serving = Serving(self._hub)
         self._dialling: set[str] = set()
         self._felt = now  # when we last dialled more than we need, to see what there is
@@ -131,6 +134,8 @@ class Network:
         """Take an event; return what is to be done, in order. `now` is in seconds."""
         hub = self._hub
         hub.now, hub.actions = now, []
+        if self.halted is not None and isinstance(event, Opened):
+            return [Close(event.peer, "this node has stopped")]
         if self.halted is None:
             self._handle(event)
             if self._sync.deep is not None:
@@ -393,6 +398,7 @@ class Network:
             return
         if move is not None:
             self._moved(move)
+            self._sync.settle()
 
     def _halt(self, fork: int) -> None:
         depth = self._chain.tip.index - fork

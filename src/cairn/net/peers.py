@@ -42,6 +42,8 @@ class Claim:
 
     tip: Edge
     work: int
+    since: float
+    """When it first claimed anything."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,8 +79,10 @@ class Peer:
     bodies: dict[int, BodyRequest] = field(default_factory=dict)
     waiting: deque[GetHeaders | GetBodies] = field(default_factory=deque)
     """What it has asked us for, and waits for."""
-    untold: deque[bytes] = field(default_factory=deque)
+    untold: deque[bytes] = field(default_factory=lambda: deque(maxlen=limits.POOL_ENTRIES))
     """Ids of entries that it is to be told of."""
+    wanted: deque[bytes] = field(default_factory=lambda: deque(maxlen=limits.KNOWN_IDS))
+    """Ids of entries that it has asked for, and waits for."""
     offered: deque[bytes] = field(default_factory=deque)
     """Ids of entries that it has, and that we have neither got nor asked it for."""
     known: OrderedDict[bytes, None] = field(default_factory=OrderedDict)

@@ -34,6 +34,7 @@ class Relay:
         self.pool = pool
         self._asked: dict[bytes, _Asked] = {}
         self._asked_of: Counter[PeerId] = Counter()
+        self._repeated = hub.now  # when peers were told again of what is to be mined next
         self._mined: dict[bytes, None] = {}  # ids that came to the chain lately, the oldest first
 
     def submit(self, entry: bytes) -> None:
@@ -73,19 +74,8 @@ class Relay:
         """
         ids = split(message.ids, HASH)
         self._charge(peer, len(ids))
-        group: list[bytes] = []
-        size = 0
-        for entry_id in ids:
-            entry = self.pool.get(entry_id)
-            if entry is None or not peer.served.take(len(entry), self._hub.now):
-                continue
-            if group and size + len(entry) > limits.ANSWER_BYTES:
-                self._hub.send(peer, Entries(group))
-                group, size = [], 0
-            group.append(entry)
-            size += len(entry)
-        if group:
-            self._hub.send(peer, Entries(group))
+        peer.wanted.extend(ids)
+        self._give(peer)
 
     def on_entries(self, peer: Peer, message: Entries) -> None:
         """Take entries that a peer was asked for; others are passed over.
@@ -141,9 +131,33 @@ class Relay:
         self.pool.remove(self.pool.expired(now))
         for entry_id in [i for i, asked in self._asked.items() if asked.until <= now]:
             self._forget(entry_id)
+        again: list[bytes] = []
+        if now - self._repeated > limits.REPEAT_SECONDS:
+            self._repeated = now
+            again = list(islice(self.pool, limits.MAX_IDS))
         for peer in self._hub.ready:
+            for entry_id in again:  # it may have had no room, or been too slow
+                peer.known.pop(entry_id, None)
+            peer.untold.extend(again)
             self._announce(peer)
             self._pull(peer)
+            self._give(peer)
+
+    def _give(self, peer: Peer) -> None:
+        """Send a peer what it waits for: one answer, the next one later."""
+        given: list[bytes] = []
+        size = 0
+        while peer.wanted and len(given) < limits.MAX_IDS:
+            entry = self.pool.get(peer.wanted[0])
+            if entry is not None:
+                is_large = given and size + len(entry) > limits.ANSWER_BYTES
+                if is_large or not peer.served.take(len(entry), self._hub.now):
+                    break
+                given.append(entry)
+                size += len(entry)
+            peer.wanted.popleft()
+        if given:
+            self._hub.send(peer, Entries(given))
 
     def _taken(self, peer: Peer, message: Entries) -> Iterator[bytes]:
         """Yield the ids of those entries that have come into the pool.

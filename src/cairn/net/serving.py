@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cairn.core.errors import StoreError
 from cairn.net import limits
+from cairn.net.events import Note
 from cairn.net.messages import Bodies, GetBodies, GetHeaders, Headers, Missing, Refusal
 from cairn.net.peers import Budget, Hub, Peer
 
@@ -46,10 +48,17 @@ class Serving:
         if not (peer.waiting and peer.served.take(0, now) and budget.take(0, now)):
             return False
         request = peer.waiting.popleft()
-        if isinstance(request, GetHeaders):
-            cost = self._headers(peer, request)
-        else:
-            cost = self._bodies(peer, request)
+        try:
+            if isinstance(request, GetHeaders):
+                cost = self._headers(peer, request)
+            else:
+                cost = self._bodies(peer, request)
+        except StoreError as error:  # what is damaged here, others may have
+            is_headers = isinstance(request, GetHeaders)
+            nothing = Headers(request.number, b"") if is_headers else Missing(request.number)
+            self._hub.send(peer, nothing)
+            self._hub.actions.append(Note(f"not served to peer {peer.name}: {error}"))
+            cost = LOOKUP_BYTES
         peer.served.take(cost, now)
         budget.take(cost, now)
         return True

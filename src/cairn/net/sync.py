@@ -20,7 +20,6 @@ from typing import Final
 import numpy as np
 
 from cairn.core.header import HEADER_BYTES, Header
-from cairn.core.merkle import leaf_hash
 from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
 from cairn.core.validation import Edge
@@ -29,6 +28,7 @@ from cairn.ledger.chain import Move, Run
 from cairn.net import limits
 from cairn.net.branches import BodyRequest, Branch, Part, Span
 from cairn.net.events import Note
+from cairn.net.finality import Finality
 from cairn.net.messages import Bodies, GetBodies, GetHeaders, Head, Headers, Missing, Refusal
 from cairn.net.peers import Claim, Hub, Peer
 
@@ -50,6 +50,8 @@ class HeaderRequest:
     """When the first of a long branch were asked for."""
     branch: Branch | None
     """What they are to go on with; None: from a block of our chain on."""
+    before: Edge | None
+    """Its end when they were asked for."""
     part: Part | None
     """What they are to be, where that is known."""
 
@@ -57,15 +59,26 @@ class HeaderRequest:
 class Sync:
     """Follows the chain with the most work that peers can show."""
 
-    def __init__(self, hub: Hub, moved: Callable[[Move], None], *, minimum_work: int = 0) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        moved: Callable[[Move], None],
+        *,
+        minimum_work: int = 0,
+        expected: int = 0,
+    ) -> None:
         """Work on the hub's chain; `moved` is told when peers have changed it.
 
-        The blocks of a branch of less than `minimum_work` are not asked for.
+        The blocks of a branch of less than `minimum_work` are not asked for. So many peers are
+        `expected`, since their addresses are known.
         """
         self._hub = hub
         self._chain = hub.chain
         self._moved = moved
         self._minimum = minimum_work
+        self._expected = expected
+        self._until = hub.now + limits.SETTLING_SECONDS
+        self._finality = Finality(hub, expects_peers=expected > 0)
         self._number = 0  # of the last request
         self._slow: dict[bytes, None] = {}  # keys of those that kept us waiting, the oldest first
         self.branches: list[Branch] = []
@@ -83,7 +96,8 @@ class Sync:
         """
         header = Header.unpack(message.header)
         end = Edge(header.index, header.hash, header.timestamp)
-        peer.claim = claim = Claim(end, int.from_bytes(message.work, "big"))
+        since = peer.claim.since if peer.claim else self._hub.now
+        peer.claim = claim = Claim(end, int.from_bytes(message.work, "big"), since)
         peer.early = 0.0
         chain = self._chain
         if claim.work <= chain.work:
@@ -132,6 +146,9 @@ class Sync:
             self._refill(peer, request, message.headers)
             return
         branch, headers = request.branch, message.headers
+        if branch is not None and branch.end != request.before:  # it has grown meanwhile
+            self._ask_headers(peer, [branch.end.hash], branch, begun=request.begun)
+            return
         if headers:
             if branch is None or branch.end == branch.base:
                 begun = self._begin(headers, request.locator)
@@ -204,9 +221,7 @@ class Sync:
             return None
         self._chain.check_headers(block.headers, tip)
         self._chain.check_bodies(block)
-        move = self._chain.advance([block])
-        self._settle()
-        return move
+        return self._advance([block], None)
 
     def overdue(self) -> list[Peer]:
         """Return the peers that have not answered in time."""
@@ -229,12 +244,18 @@ class Sync:
         return any(branch.end.hash == claim.tip.hash for branch in self.branches)
 
     def _is_being_shown(self, claim: Claim) -> bool:
-        """Whether another peer shows a long branch that may well be the one that is claimed."""
-        for peer in self._hub.ready:
-            request = peer.headers
-            if request and request.branch and request.claimed.work >= claim.work:
-                return self._hub.now - request.begun < limits.SHOWING_SECONDS
-        return False
+        """Whether another peer shows a long branch that may well be the one that is claimed.
+
+        It must have shown more work than we have, and nobody waits for it for long.
+        """
+        if self._hub.now - claim.since > limits.SHOWING_SECONDS:
+            return False
+        requests = (peer.headers for peer in self._hub.ready)
+        return any(
+            request.claimed.work >= claim.work and request.branch.work > self._chain.work
+            for request in requests
+            if request and request.branch and request.part is None
+        )
 
     def _begin(self, headers: bytes, locator: list[bytes]) -> tuple[Branch, bytes] | None:
         """Return an empty branch, and those of the headers that follow it.
@@ -252,12 +273,14 @@ class Sync:
         position = self._chain.position(previous)
         if position is None:
             return None
+        ours = self._chain.headers(position + 1, len(headers) // HEADER_BYTES)
         known = 0
-        for start in range(0, len(headers), HEADER_BYTES):
-            found = self._chain.position(leaf_hash(headers[start : start + HEADER_BYTES]))
-            if found is None:
-                break
-            position, known = found, start + HEADER_BYTES
+        while (
+            known < len(ours)
+            and ours[known : known + HEADER_BYTES] == (headers[known : known + HEADER_BYTES])
+        ):
+            known += HEADER_BYTES
+        position += known // HEADER_BYTES
         base = self._chain.edge(position)
         is_deep = position + 1 < self._chain.final
         work = self._chain.work_above(position) if is_deep else self._chain.work_at(position)
@@ -310,25 +333,26 @@ class Sync:
             shown = branch.work - self._chain.work_above(branch.base.index)
             self.deep = branch if self._chain.work_at(branch.base.index) + shown > best else None
         elif not branch.is_deep and branch.work > best and branch not in self.branches:
+            # Who shows another one has left what nobody else has shown.
+            self.branches = [b for b in self.branches if b.shown != branch.shown]
             self.branches.append(branch)
         self.branches.sort(key=lambda branch: branch.work, reverse=True)
         del self.branches[limits.BRANCHES :]
         self._request()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """See what the chain's having moved has made of the branches."""
         chain = self._chain
         for branch in self.branches:
-            on_chain = [p.end for p in branch.parts if chain.position(p.end.hash) is not None]
-            if on_chain:
-                branch.rebase(on_chain[-1])
+            while branch.parts and chain.has(branch.parts[0].end):
+                branch.rebase(branch.parts[0].end)
         self.branches = [
             branch
             for branch in self.branches
             if branch.parts
             and branch.work > chain.work
             and branch.base.index + 1 >= chain.final
-            and chain.position(branch.base.hash) is not None
+            and chain.has(branch.base)
         ]
         self._request()
 
@@ -348,7 +372,8 @@ class Sync:
         branch.lacking.add(peer.id)
         if peer.id in branch.shown:
             branch.shown.discard(peer.id)
-            peer.claim = None
+            if peer.claim and peer.claim.tip == branch.end:
+                peer.claim = None
         self._request()
 
     def _request(self) -> None:
@@ -399,7 +424,7 @@ class Sync:
 
     def _ask_bodies(self, peer: Peer, branch: Branch, span: Span) -> None:
         self._number += 1
-        until = self._hub.now + limits.BODIES_SECONDS
+        until = self._hub.now + limits.BODIES_SECONDS * (1 + len(peer.bodies))
         peer.bodies[self._number] = BodyRequest(branch, span, until)
         count = span.stop - span.start
         self._hub.send(peer, GetBodies(self._number, span.start, count, span.last_hash))
@@ -423,6 +448,7 @@ class Sync:
             peer.claim,
             now if begun is None else begun,
             branch,
+            branch.end if branch else None,
             part,
         )
         self._hub.send(peer, GetHeaders(self._number, locator))
@@ -449,16 +475,34 @@ class Sync:
     def _connect(self, branch: Branch) -> None:
         """Let the chain follow a branch, as far as its blocks are here and have more work."""
         chain = self._chain
+        if self._is_settling():
+            return
         pieces = branch.ready()
         work = chain.work_at(branch.base.index)
         work += sum(total_work(piece.fields["bits"]) for piece in pieces)
         if work <= chain.work or self._is_soon_more(branch, pieces):
             self._request()
             return
-        move = chain.advance(pieces)
+        move = self._advance(pieces, branch)
         branch.rebase(chain.tip)
         self._moved(move)
-        self._settle()
+        self.settle()
+
+    def _advance(self, pieces: list[Segment], branch: Branch | None) -> Move:
+        """Let the chain move, to blocks of a branch or to one that was found here."""
+        work = self._chain.work_at(pieces[0].start - 1)
+        work += sum(total_work(piece.fields["bits"]) for piece in pieces)
+        others = (b for b in self.branches if b is not branch and b.work > work)
+        shown = branch.work if branch is not None and branch.is_long else 0
+        most = self._finality.most(pieces[0].start, pieces[-1].stop, others, shown)
+        move = self._chain.advance(pieces, most)
+        self._finality.moved(move)
+        return move
+
+    def _is_settling(self) -> bool:
+        """Whether peers that we know of may yet have to say where their chains end."""
+        said = sum(peer.claim is not None for peer in self._hub.ready)
+        return said < self._expected and self._hub.now < self._until
 
     def _is_soon_more(self, branch: Branch, pieces: list[Segment]) -> bool:
         """Whether it is worth to wait for more blocks: to write few at once takes as long."""

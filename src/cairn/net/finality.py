@@ -1,0 +1,68 @@
+"""When blocks become final: what is final is never taken back, so nothing is called so in haste.
+
+Enough blocks must follow, as genesis says. That alone is cheap for who shows a chain to a node that
+is new, or was off for long: targets of a chain that is late are easy, and `final_depth` blocks can
+be made in no time. So they also must have followed for a while, in which others could show more
+work; and nothing becomes final past the place where a branch parts that has shown more, or while a
+node that knows of peers has none.
+
+What is due becomes final with the next block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from cairn.ledger.chain import Move
+from cairn.net import limits
+from cairn.net.branches import Branch
+from cairn.net.peers import Hub
+
+MICROSECONDS: Final = 1_000_000
+
+
+class Finality:
+    """Says how many blocks may be final when the chain moves."""
+
+    def __init__(self, hub: Hub, *, expects_peers: bool) -> None:
+        """Begin with the chain as it is: what it has, it has had for long enough."""
+        self._hub = hub
+        self._expects_peers = expects_peers
+        asert = hub.chain.terms.asert
+        assert asert is not None
+        intervals = limits.HELD_INTERVALS * asert.interval / MICROSECONDS
+        self._seconds = min(intervals, limits.HELD_SECONDS)
+        self._held = deque([(float("-inf"), hub.chain.length)])  # since when so many blocks
+
+    def most(self, start: int, stop: int, branches: Iterable[Branch], shown: int) -> int:
+        """Return how many blocks may be final when those from `start` to `stop` have come.
+
+        `branches` are the others with more work. `shown` is the work that all of the branch they
+        are of has, 0 where it is none that is long: one that no peer claims to surpass is taken for
+        what there is, and becomes final as it comes.
+        """
+        if self._expects_peers and not any(self._hub.ready):
+            return 0
+        claims = (peer.claim.work for peer in self._hub.ready if peer.claim)
+        if shown and all(claim <= shown for claim in claims):
+            held = stop
+        else:
+            until = self._hub.now - self._seconds
+            held = max((length for since, length in self._held if since <= until), default=0)
+            held = min(held, start)
+        most = held - self._hub.chain.terms.final_depth
+        return min([most, *(branch.base.index + 1 for branch in branches)])
+
+    def moved(self, move: Move) -> None:
+        """Note that the chain has moved."""
+        start, stop = move.connected[0].start, move.connected[-1].stop
+        since = self._hub.now
+        while self._held and self._held[-1][1] >= start:
+            since, _ = self._held.pop()
+        self._held.append((since, start))
+        self._held.append((self._hub.now, stop))
+        until = self._hub.now - self._seconds
+        while len(self._held) > 1 and self._held[1][0] <= until:
+            self._held.popleft()
