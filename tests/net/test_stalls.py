@@ -102,6 +102,17 @@ def test_blocks_that_a_peer_keeps_back_are_asked_of_another() -> None:
     assert peers.node.connected == 2
 
 
+def test_of_a_peer_that_was_asked_for_much_no_part_is_waited_for_longer() -> None:
+    peers = Peers()
+    peers.meet(1, "slow")
+    other = mined(["d"], ["e"], first=CHAIN[:1])
+    assert list(peers.claim(1, other[1:])) == [1]
+    assert list(peers.claim(1, CHAIN[1:])) == [1]
+    peers.meet(2, "prompt")
+    assert peers.claim(2, CHAIN[1:]) == {}
+    assert list(peers.wait(limits.STALLED_SECONDS + 0.1)) == [2]
+
+
 def test_who_has_kept_blocks_back_is_asked_last() -> None:
     peers = Peers()
     peers.meet(1, "slow")

@@ -7,6 +7,7 @@ are of no use to them, so that nobody goes around a proxy that is cut.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -244,6 +245,12 @@ class Node:
     def work(self) -> int:
         return int(self.get("/peers")["work"], 16)
 
+    @property
+    def final(self) -> int:
+        metrics = self.server.get("/metrics").body.decode()
+        [found] = re.findall(r"^cairn_final_blocks (\S+)$", metrics, re.MULTILINE)
+        return int(float(found))
+
     def post(self, value: object) -> str:
         """Submit an entry and return its id."""
         with self.server.client() as client:
@@ -285,8 +292,6 @@ class Net:
             )
             for a, ledger in enumerate(ledgers)
         ]
-        for number in range(count):
-            self.ready(number)
 
     def url(self, a: int, b: int) -> str:
         return self.proxies[a, b].url
@@ -313,6 +318,12 @@ class Net:
             proxy.close()
 
     def __enter__(self) -> Self:
+        try:
+            for number in range(len(self.nodes)):
+                self.ready(number)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -71,8 +71,8 @@ def crash(net: Net, number: int) -> str:
     return entry
 
 
-def part(net: Net, *sides: set[int], blocks: int, hold: bool) -> list[list[str]]:
-    """Cut the network until each side has so many blocks of its own; then heal it.
+def part(net: Net, *sides: set[int], hold: bool, final: bool = False) -> list[list[str]]:
+    """Cut the network until each side has blocks of its own, `final` ones if so; then heal it.
 
     Returns the entries that were posted to each side meanwhile, which are mined there.
     """
@@ -86,8 +86,9 @@ def part(net: Net, *sides: set[int], blocks: int, hold: bool) -> list[list[str]]
         for side in sides
     ]
     for node, entries in zip(some, posted, strict=True):
-        node.await_length(fork + 1 + blocks)
+        node.await_length(fork + 1 + APART_BLOCKS)
         node.await_mined(entries)
+    until(lambda: not final or all(node.final > fork + 1 for node in net.nodes))
     assert some[0].head != some[1].head
     until(lambda: some[0].work != some[1].work)
     for proxy in lines:
@@ -109,7 +110,7 @@ def live(tmp_path: Path, rounds: int) -> None:
             assert until(net.agree) <= AGREED
 
             sides = ({0, 1}, {2, 3}) if number % 2 == 0 else ({0, 2}, {1, 3})
-            apart = part(net, *sides, blocks=APART_BLOCKS, hold=number % 2 == 1)
+            apart = part(net, *sides, hold=number % 2 == 1)
             posted += [entry for entries in apart for entry in entries]
             until(net.agree)
             await_mined(net, posted)
@@ -145,12 +146,12 @@ def test_four_nodes_come_to_one_chain_again_and_again(tmp_path: Path) -> None:
 
 def test_a_partition_longer_than_the_final_depth_stops_the_losing_side(tmp_path: Path) -> None:
     seal = Work(interval=SECOND // 2, half_life=3 * SECOND, final_depth=4)
-    ledgers = make_ledgers(tmp_path, 3, seal, bits=first_bits(SECOND // 2))
+    ledgers = make_ledgers(tmp_path, 4, seal, bits=first_bits(SECOND // 2))
     with Net(ledgers, lambda _: ["--mine"]) as net:
-        until(lambda: all(len(node.get("/peers")["peers"]) == 2 for node in net.nodes))
+        until(lambda: all(len(node.get("/peers")["peers"]) == 3 for node in net.nodes))
         until(net.agree)
-        sides = [{0, 1}, {2}]
-        part(net, *sides, blocks=6, hold=True)
+        sides = [{0, 1}, {2, 3}]
+        part(net, *sides, hold=True, final=True)
 
         until(lambda: any(has_stopped(node) for node in net.nodes))
         [lost] = [s for s in sides if any(has_stopped(net.nodes[number]) for number in s)]

@@ -635,6 +635,69 @@ class Selfish(Hostile):
         super().mine()
 
 
+class Cheap(Hostile):
+    """Shows nodes that are far behind a chain of its own from where they are, and first.
+
+    It is dated now: the targets of a chain that is late are easy, so that it costs next to nothing.
+    What these nodes would hear of the real chain they do not hear from this one.
+    """
+
+    is_quick = True
+    returns = False
+    behind: Final = 20
+    """Blocks by which a node is far behind: fewer cost as much as those of others."""
+
+    def boot(self) -> None:
+        super().boot()
+        self.met: set[int] = set()
+        """Links on which we have heard how far the other node is."""
+        self.victims: dict[int, Forged] = {}
+        """What nodes that are far behind were shown last."""
+
+    def takes(self, peer: int, frame: bytes) -> bool:
+        message = decode(frame)
+        if isinstance(message, Head) and peer not in self.met:
+            self.met.add(peer)
+            position = self.chain.position(leaf_hash(message.header))
+            if position is None or position >= self.chain.length - self.behind:
+                self.say(peer, Head(self.chain.header, self.chain.work.to_bytes(32, "big")))
+            else:
+                work = self.chain.work_at(position)
+                self.victims[peer] = Forged(message.header, b"", b"", work)
+                self.go_on(peer, self.world.terms.final_depth + 3)
+                for seconds in (1.0, 6.0):  # before it follows anybody, and when it has begun to
+                    self.world.later(seconds, self.go_on, peer, 1)
+        return super().takes(peer, frame) if peer in self.victims else True
+
+    def shows(self, peer: int, request: GetHeaders) -> bool:
+        run = self._run(self.victims[peer], set(request.locator))
+        self.say(peer, Headers(request.number, b"".join(run)))
+        return True
+
+    def attack(self) -> None:
+        for peer in self.victims:
+            self.go_on(peer, self.world.random.choice((1, 1, 3)))
+
+    def go_on(self, peer: int, blocks: int) -> None:
+        """Show so many more."""
+        if peer not in self.links:
+            return
+        last = self.victims[peer]
+        for _ in range(blocks):
+            last = self.forge([self.entry()], before=last)
+        self.victims[peer] = last
+        self.say(peer, last.head)
+
+    def act(self, action: Action) -> None:
+        if isinstance(action, Send):
+            message = decode(action.frame)
+            if isinstance(message, Head) and action.peer not in self.met:
+                return
+            if isinstance(message, Head | Headers | Bodies) and action.peer in self.victims:
+                return
+        super().act(action)
+
+
 KINDS: Final[tuple[type[Hostile], ...]] = (
     Invalid,
     Withholding,

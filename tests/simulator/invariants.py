@@ -206,8 +206,15 @@ class Checker:
             raise Violation("stored", f"{node} has not stored the chain that it tells of")
         if self.is_final and view.chain[: view.final] != self.final[: view.final]:
             raise Violation("final", f"{node} is final on another chain")
+        if node.chain.final != view.final:
+            raise Violation("final", f"{node} has changed its mind without a block")
         self._ids(node, view)
         self.bounds(node)
+
+    def lag(self, node: Node) -> int:
+        """Return how many blocks are not final that have enough others after them."""
+        view = self.views[node.number]
+        return self._depth(len(view.chain)) - view.final
 
     def bounds(self, node: Node) -> None:
         """Look at how much an honest node holds.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Any, Final, TextIO
@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 from cairn.core.genesis import Work
 from cairn.core.work import work_of
 from cairn.net import addresses, network
-from tests.simulator.byzantine import KINDS, Hostile
+from tests.simulator.byzantine import KINDS, Cheap, Hostile
 from tests.simulator.invariants import Violation
 from tests.simulator.world import (
     FIRST_BITS,
@@ -32,12 +32,21 @@ AGREE: Final = 30
 often is dialled again after ten of them."""
 MINED: Final = 60
 """Intervals more until all entries are mined that users of honest nodes have submitted."""
+LAG: Final = 3
+"""Blocks that are not final, though enough follow, at some moment when all is well: there are a few
+that came too lately. It is waited for as long as for entries."""
 LIES: Final = 5
 """After so many, somebody has refused a hostile peer: some get lost, or come to nothing."""
 LARGE: Final = 100
 """Nodes from which on a run is of fewer blocks, ticks and entries."""
 PARTED_EVERY: Final = 20
 """One run of so many has a partition that lasts longer than the final depth."""
+LATE: Final = 5
+"""And one of as many, those with this remainder, has nodes that are new, or were off for long."""
+HALF_LIFE: Final = 3_600
+LATE_HALF_LIFE: Final = 300
+"""Seconds. With the latter, who begins where others were at the beginning of a run needs a
+hundredth of their work."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ class Plan:
     """Seconds, about: some clocks are far more wrong."""
     partitions: int
     is_parted: bool
+    late: int = 0
+    """Nodes that begin with less of the chain than others, hours later."""
 
     @classmethod
     def of(cls, seed: int, nodes: int | None = None, kinds: Any = KINDS) -> Plan:
@@ -92,12 +103,13 @@ class Plan:
         hostile = max(1, nodes // random.choice((4, 5, 8))) if share else 0
         hostile = min(hostile, 20 if large else 3)
         chosen = random.choices(kinds, k=hostile)
+        late = 0 if large or seed % PARTED_EVERY != LATE else Random(f"late {seed}").choice((1, 2))
         is_bad = random.random() < 0.7
 
         def some(rate: float) -> float:
             return rate * random.random() if is_bad and random.random() < 0.6 else 0.0
 
-        return cls(
+        plan = cls(
             seed=seed,
             nodes=nodes,
             final_depth=random.choice((4, 6, 10)) if is_parted else random.choice((60, 60, 65)),
@@ -113,6 +125,21 @@ class Plan:
             partitions=random.choice((0, 0, 1, 1, 2)),
             is_parted=is_parted,
         )
+        return plan if not late else plan.with_late(late)
+
+    def with_late(self, late: int) -> Plan:
+        """Return it with so many late nodes, and a hostile one that is there for them."""
+        random = Random(f"late {self.seed}")
+        return replace(
+            self,
+            final_depth=random.choice((10, 20, 60)),
+            hostile=((Cheap, 0.0),),
+            delay=1.0,
+            faults=replace(self.faults, dial=0.0),  # who reaches none but the hostile has lost
+            crashes=0.0,
+            partitions=0,
+            late=late,
+        )
 
 
 class Run:
@@ -122,7 +149,7 @@ class Run:
         self.plan = plan
         seal = Work(
             interval=int(INTERVAL * MICROSECONDS),
-            half_life=3_600 * MICROSECONDS,
+            half_life=(LATE_HALF_LIFE if plan.late else HALF_LIFE) * MICROSECONDS,
             final_depth=plan.final_depth,
         )
         self.world = world = World(
@@ -144,7 +171,9 @@ class Run:
         self.side = side
         """Of a long partition."""
         urls = [url_of(f"20.{i >> 16}.{i >> 8 & 255}.{i & 255}") for i in range(plan.nodes)]
+        late = Random(f"late nodes {plan.seed}")
         for number in range(honest):
+            is_late = number >= honest - plan.late
             some = {random.randrange(number)} if number else set()
             if number > 1 and random.random() < 0.7:
                 some.add(random.randrange(number))
@@ -152,6 +181,8 @@ class Run:
                 some.add(random.randrange(plan.nodes))
             if plan.is_parted:  # what one has only met is forgotten when it is gone for long
                 some.add(sides.choice([i for i in side if side[i] != side[number]]))
+            if is_late:
+                some |= {0, plan.nodes - 1, late.randrange(honest - plan.late)}
             wrong = 120.0 if random.random() < 0.1 else plan.skew
             node = Node(
                 world,
@@ -159,7 +190,11 @@ class Run:
                 share=left * power[number] / sum(power),
                 skew=random.uniform(-wrong, wrong),
                 configured=[urls[i] for i in sorted(some - {number})],
+                known=late.choice((1, 1, 20, 40)) if is_late else None,
             )
+            if is_late:
+                node.is_down = True
+                world.later(late.uniform(30, plan.blocks * world.interval), self._join, node)
             world.add(node)
         for i, (kind, share) in enumerate(plan.hostile):
             known = random.sample(urls[:honest], min(honest, 8))
@@ -225,6 +260,10 @@ class Run:
             node.restart()
         node.is_doomed = False
 
+    def _join(self, node: Node) -> None:
+        if node.is_down:
+            node.restart()
+
     def _set_clock(self, node: Node) -> None:
         skew = self.world.random.uniform(-self.plan.skew, self.plan.skew)
         node.has_gone_back |= skew < node.skew
@@ -259,6 +298,10 @@ class Run:
             world.run(world.interval)
         else:
             raise Violation("mined", f"{len(missing)} entries are not, {MINED} intervals after")
+        lag = world.checker.lag
+        if not world.run(MINED * world.interval, lambda: all(lag(n) <= LAG for n in nodes)):
+            lags = {str(n): lag(n) for n in nodes}
+            raise Violation("lag", f"{MINED} intervals after these are not final: {lags}")
         for node in nodes:
             world.checker.node(node)
         return agreed
@@ -268,47 +311,55 @@ class Run:
         world = self.world
         side = self.side
         self._schedule_entries()
-        world.checker.is_final = False  # of all: each side is held to what was final on it
+        world.checker.is_final = False  # of all: each node is held to what was final on it
         common = len(world.prefix)
-        sides = [[node for node in world.nodes if side[node.number] == i] for i in (0, 1)]
         world.part(side, reset=world.random.random() < 0.5)
 
         def is_deep() -> bool:
-            best = [max(node.chain.work for node in nodes) for nodes in sides]
-            enough = abs(best[0] - best[1]) > 4 * work_of(
-                FIRST_BITS
-            )  # so that it stays the same one
-            return enough and all(n.chain.final > common + 1 for n in world.nodes)
+            # Who is alone knows of others, and makes nothing final.
+            if not all(n.chain.final > common + 1 for n in world.nodes if self._is_linked(n)):
+                return False
+            best: dict[bytes | None, int] = {}
+            for node in world.nodes:
+                key = self._parted_at(node)
+                best[key] = max(best.get(key, 0), node.chain.work)
+            *_, second, first = [0, *sorted(best.values())]
+            return len(best) > 1 and first - second > 4 * work_of(FIRST_BITS)  # it stays the best
 
         if not world.run(400 * world.interval, is_deep):
-            raise Violation("agree", "one side of a partition finds no blocks")
+            raise Violation("agree", "one side of a partition finds no blocks, or none is final")
         before = [world.checker.views[n.number].chain[: n.chain.final] for n in world.nodes]
+        bound = {n: self._parted_at(n) for n in world.nodes if n.chain.final > common + 1}
         world.stop_faults()
-        best = [max(node.chain.work for node in nodes) for nodes in sides]
+        since = world.now
 
-        def is_over() -> bool:
-            return any(all(n.network.halted for n in nodes) for nodes in sides)
+        def others() -> list[Node]:
+            return [node for node in world.nodes if node.network.halted is None]
 
-        if not world.run(AGREE * world.interval, is_over):
-            left = [str(n) for nodes in sides for n in nodes if not n.network.halted]
-            raise Violation("halt", f"after a long partition these go on: {left}, work {best}")
-        lost = [all(n.network.halted for n in nodes) for nodes in sides]
-        others = sides[lost.index(False)] if False in lost else []
-        if any(n.network.halted for n in others) or not others:
-            raise Violation("halt", "nodes of both sides stop")
+        if not world.run(2 * AGREE * world.interval, lambda: len({n.head for n in others()}) == 1):
+            left = [f"{n} at {n.chain.tip.index} {n.head.hex()[:8]}" for n in others()]
+            raise Violation("halt", f"after a long partition these go on: {left}")
+        agreed = (world.now - since) / world.interval
+        best = self._parted_at(others()[0])
         for node, final in zip(world.nodes, before, strict=True):
             if world.checker.views[node.number].chain[: len(final)] != final:
                 raise Violation("final", f"{node} has changed what was final before it stopped")
+            is_lost = bound.get(node, best) != best
+            if is_lost is not (node in world.halted):
+                what = "goes on" if is_lost else "stops, and need not"
+                raise Violation("halt", f"{node} {what} after a long partition")
             world.checker.node(node)
-        return self._outcome(self._agree_of(others))
+        return self._outcome(agreed)
 
-    def _agree_of(self, nodes: list[Node]) -> float:
-        world = self.world
-        since = world.now
-        world.run(AGREE * world.interval, lambda: len({n.head for n in nodes}) == 1)
-        if len({n.head for n in nodes}) > 1:
-            raise Violation("agree", "those who go on have no head in common")
-        return (world.now - since) / world.interval
+    def _parted_at(self, node: Node) -> bytes | None:
+        """Return a block that only those have who were not parted from a node; None if none yet."""
+        chain, at = self.world.checker.views[node.number].chain, len(self.world.prefix) + 1
+        return chain[at] if len(chain) > at else None
+
+    def _is_linked(self, node: Node) -> bool:
+        """Whether a node has a link to another one on its side of a partition."""
+        others = [link.ends[1 - at][0] for link, at in node.links.values() if not link.is_cut]
+        return any(self.side[other.number] == self.side[node.number] for other in others)
 
     def _schedule_entries(self) -> None:
         world, plan = self.world, self.plan

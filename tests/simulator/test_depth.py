@@ -5,26 +5,36 @@ from __future__ import annotations
 import pytest
 
 from cairn.core.genesis import Work
+from cairn.net import limits
 from tests.simulator.runs import quick
 from tests.simulator.world import Faults, Node, World, url_of
 
 FINAL_DEPTHS = (3, 13, 60)
+HELD = 1.1 * limits.HELD_SECONDS
 
 
-def part(final_depth: int, ours: int, theirs: int) -> tuple[Node, Node]:
-    """Return two nodes that have met again after they found so many blocks on their own."""
+def part(final_depth: int, ours: int, theirs: int, *, is_alone: bool = False) -> tuple[Node, Node]:
+    """Return two nodes that have met again after they found so many blocks on their own.
+
+    The last of each comes when those before it were there for long. The first node knows of
+    nobody but who dials it, unless it `is_alone`: it knows the other, and has lost it.
+    """
     seal = Work(interval=30_000_000, half_life=3_600_000_000, final_depth=final_depth)
     with quick(3):
         world = World(1, seal=seal, faults=Faults(), delay=0.05, is_final=False)
-        a, b = Node(world, 0), Node(world, 1, configured=[url_of("20.0.0.0")])
+        urls = [url_of("20.0.0.0"), url_of("20.0.0.1")]
+        a = Node(world, 0, configured=urls[1:] if is_alone else [])
+        b = Node(world, 1, configured=urls[:1])
         world.add(a)
         world.add(b)
         world.run(15)
         world.part({0: 0, 1: 1}, reset=True)
         for node, blocks in ((a, ours), (b, theirs)):
-            for _ in range(blocks):
+            for _ in range(blocks - 1):
                 node.mine()
                 world.run(0.1)
+            world.run(HELD)
+            node.mine()
         world.heal()
         world.run(400, lambda: a.head == b.head or a.network.halted is not None)
     return a, b
@@ -35,7 +45,7 @@ def part(final_depth: int, ours: int, theirs: int) -> tuple[Node, Node]:
 def test_a_branch_from_above_what_is_final_is_followed(
     final_depth: int, part_of_depth: float
 ) -> None:
-    ours = round(final_depth * part_of_depth)
+    ours = 1 + round(final_depth * part_of_depth)  # what is due becomes final with the next block
     a, b = part(final_depth, ours, ours + 1)
     assert a.network.halted is None
     assert a.head == b.head
@@ -43,8 +53,17 @@ def test_a_branch_from_above_what_is_final_is_followed(
 
 @pytest.mark.parametrize("final_depth", FINAL_DEPTHS)
 def test_a_branch_from_below_what_is_final_stops_the_node_loudly(final_depth: int) -> None:
-    a, b = part(final_depth, final_depth + 1, final_depth + 2)
+    a, b = part(final_depth, final_depth + 2, final_depth + 3)
     assert a.network.halted is not None
     assert "person has to" in a.network.halted
     assert b.network.halted is None
     assert a.head != b.head
+
+
+@pytest.mark.parametrize("final_depth", FINAL_DEPTHS)
+def test_a_node_that_was_alone_in_a_long_partition_is_final_on_nothing_and_follows(
+    final_depth: int,
+) -> None:
+    a, b = part(final_depth, 3 * final_depth, 3 * final_depth + 1, is_alone=True)
+    assert a.network.halted is None
+    assert a.head == b.head

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import cairn.store.memory
+from cairn.core.header import LIMIT_63
 from cairn.core.merkle import leaf_hash
 from cairn.core.rules import InvalidChainError
 from cairn.core.work import work_of
 from cairn.ledger.chain import Chain, Run
+from cairn.net.finality import Finality
 from cairn.net.pool import Pool
 from cairn.net.relay import Relay
 from cairn.net.sync import Sync
@@ -161,7 +163,7 @@ def test_a_tie_goes_to_the_later_chain(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "ask", ("claim.work <= self._chain", "claim.work < self._chain"))
     without(monkeypatch, Sync, "_consider", ("is_deep and branch.work > best and branch",
             "is_deep and branch.work >= best and branch"))  # fmt: skip
-    without(monkeypatch, Sync, "_settle", ("and branch.work > chain", "and branch.work >= chain"))
+    without(monkeypatch, Sync, "settle", ("and branch.work > chain", "and branch.work >= chain"))
     without(monkeypatch, Sync, "_connect", ("if work <= chain.work or", "if work < chain.work or"))
     without(monkeypatch, Chain, "advance", ("assert work > self.work", "assert work >= self.work"))
     assert found(Equivocating, delay=1.0) == "work"
@@ -190,7 +192,7 @@ def test_claims_that_are_believed(monkeypatch: Patch) -> None:
 
 def test_no_block_is_ever_final(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "_begin", ("position + 1 < self._chain.final", "False"))
-    without(monkeypatch, Sync, "_settle", ("branch.base.index + 1 >= chain.final", "True"))
+    without(monkeypatch, Sync, "settle", ("branch.base.index + 1 >= chain.final", "True"))
     without(monkeypatch, Chain, "advance", ("if segment.start < self.final:", "if False:"))
     monkeypatch.setattr(cairn.store.memory, "require_advance", lambda *_, **__: None)
     assert found(final_depth=4, is_parted=True) == "final"
@@ -204,7 +206,45 @@ def test_nobody_stops_when_final_blocks_are_in_question(monkeypatch: Patch) -> N
 def test_what_is_final_is_not_counted(monkeypatch: Patch) -> None:
     without(monkeypatch, Chain, "advance",
             ("segment.stop - self.terms.final_depth", "segment.stop - 2"))  # fmt: skip
+    without(monkeypatch, Finality, "most", ("self._hub.chain.terms.final_depth", "2"))
     assert found() == "final"
+
+
+def late(seed: int) -> Plan:
+    """Return a small run with nodes that begin late, and a hostile peer that waits for them."""
+    return replace(plan(seed, blocks=8), nodes=6).with_late(2)
+
+
+def found_late() -> str:
+    """Return the invariant that the first failing run with late nodes breaks."""
+    for seed in SEEDS:
+        try:
+            run(late(seed))
+        except Violation as violation:
+            return violation.name
+    return "nothing"
+
+
+def test_a_block_is_final_as_soon_as_the_depth_is_there(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Finality, "most", lambda self, *_: LIMIT_63)
+    assert found_late() == "final"
+
+
+def test_a_long_chain_is_final_as_it_comes_from_the_first_peer_to_answer(
+    monkeypatch: Patch,
+) -> None:
+    without(monkeypatch, Finality, "most", ("peer.since > until", "False"))
+    assert found_late() == "final"
+
+
+def test_what_is_due_never_becomes_final(monkeypatch: Patch) -> None:
+    without(monkeypatch, Finality, "most", ("if since <= until", "if since < 0"))
+    assert found(blocks=20) == "lag"
+
+
+def test_nodes_that_begin_late_are_safe_from_a_cheap_chain() -> None:
+    for seed in SEEDS:
+        run(late(seed))
 
 
 def test_entries_that_a_reorganisation_takes_off_are_not_given_back(monkeypatch: Patch) -> None:

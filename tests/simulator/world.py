@@ -66,8 +66,15 @@ MOST_RATE: Final = 4.0
 """Blocks an interval that would be found at the easiest target that is simulated, 8 hashes."""
 PREFIX: Final = 70
 """Blocks that all nodes begin with."""
+START_SECONDS: Final = 10.0
+"""What peers that a node knows of have at its start, before it mines: as `cairn.node` has it."""
 DIAL_SECONDS: Final = 3.0
 """Until one who dials a machine that is gone is told so."""
+QUICK: Final = 0.02
+"""Seconds, mean, from one end to the other of the links of a hostile peer that is there for nodes
+that are late, and"""
+SLOW: Final = 1.5
+"""of other links of such nodes: so that they follow a chain already when they hear of others."""
 HASHER: Final = HashlibHasher()
 
 
@@ -178,6 +185,8 @@ class Node:
     """An honest node: the protocol, and what a machine does for it."""
 
     is_honest = True
+    is_quick = False
+    """Whether its links are faster than those of others."""
 
     def __init__(
         self,
@@ -187,17 +196,23 @@ class Node:
         share: float = 0.0,
         skew: float = 0.0,
         configured: Sequence[str] = (),
+        known: int | None = None,
     ) -> None:
-        """`share` is of all hash power; `skew` are seconds that its clock is ahead."""
+        """`share` is of all hash power; `skew` are seconds that its clock is ahead.
+
+        It has the first `known` blocks of those that are there at the beginning: all, unless it is
+        new or was off.
+        """
         self.world, self.number, self.share, self.skew = world, number, share, skew
         self.configured = list(configured)
         self.host = f"20.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         self.url = url_of(self.host)
         self.name = self.alias = f"node {number}"
         self.store: MemoryStore = MemoryStore(world.prefix.cut(0, 1), mined=True)
-        if len(world.prefix) > 1:
-            rest = world.prefix.cut(1, len(world.prefix))
-            final = max(1, len(world.prefix) - world.terms.final_depth)
+        self.known = len(world.prefix) if known is None else known
+        if self.known > 1:
+            rest = world.prefix.cut(1, self.known)
+            final = max(1, self.known - world.terms.final_depth)
             self.store.advance(rest, work=total_work(rest.fields["bits"]), final=final)
         self.is_down = False
         self.is_doomed = False
@@ -218,12 +233,20 @@ class Node:
         return not self.is_down and self.network.halted is None
 
     @property
+    def mines(self) -> bool:
+        """Whether it looks for blocks: not while peers may have to show it a better chain."""
+        is_new = self.world.now - self.booted < START_SECONDS
+        waits = is_new and self.book.begins_with > 0 and not self.network.is_settled
+        return self.is_at_work and not waits and self.network.missing <= limits.MAX_HEADERS
+
+    @property
     def head(self) -> bytes:
         return self.chain.tip.hash
 
     def boot(self) -> None:
         """Begin with what is on disk."""
         world = self.world
+        self.booted = world.now
         self.links: dict[int, tuple[Link, int]] = {}
         self.chain = SharedChain(self.store, world.memo)
         pool = Pool()
@@ -395,7 +418,7 @@ class World:
         self._hosts[node.host] = node
         self._shares.append(node.share)
         if node.is_honest:
-            self.checker.begin(node.number, self.prefix)
+            self.checker.begin(node.number, self.prefix.cut(0, node.known))
         self.later(self.random.random() * self.tick, self._tick, node)
 
     @property
@@ -425,7 +448,7 @@ class World:
         self.later(self._pause(), self._chance)
         node = self.random.choices(self.nodes, self._shares)[0]
         luck = self.random.random() * MOST_RATE
-        if node.is_at_work:
+        if node.mines:
             tip, asert = node.chain.tip, self.terms.asert
             assert asert is not None
             if luck < self._first_work / work_of(asert.bits_after(tip.index, tip.timestamp)):
@@ -477,6 +500,10 @@ class World:
             return
         ours, theirs = next(self._peers), next(self._peers)
         delay = self.delay * self.random.choice((0.1, 0.3, 1.0, 2.0))
+        if node.is_quick or other.is_quick:
+            delay = QUICK
+        elif min(node.known, other.known) < len(self.prefix):
+            delay = SLOW
         link = Link(((node, ours), (other, theirs)), delay, [self.now, self.now])
         node.links[ours], other.links[theirs] = (link, 0), (link, 1)
         node.handle(Opened(ours, url, other.host))

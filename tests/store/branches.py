@@ -94,10 +94,13 @@ class Model:
         for b in self.chain:
             for place, entry in enumerate(b.entries):
                 places.setdefault(entry.id, []).append((b.index, place))
-        for b in (*self.seen[::every], *self.seen[-3:]):
+        wanted = [*self.seen[::every], *self.seen[-3:]]
+        for b in wanted:
             assert store.find(b.stored_hash) == (b.index if b in self.chain else None)
             for entry in b.entries:
                 assert store.find_entry(entry.id) == places.get(entry.id, [])
+        ids = [bytes(32), *(entry.id for b in wanted for entry in b.entries), bytes(32)]
+        assert store.find_entries(ids) == [places.get(entry_id, []) for entry_id in ids]
         store.require_nothing_else()
 
 

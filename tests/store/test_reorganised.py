@@ -98,6 +98,24 @@ def test_a_scan_yields_one_chain_however_often_it_is_replaced(often: bool, direc
     assert len(seen) > 1
 
 
+def test_entries_are_found_in_one_chain_whenever_it_is_replaced(directory: Path) -> None:
+    ids = [entry.id for chain in BRANCHES for block in chain[1:] for entry in block.entries]
+    expected = []
+    for chain in BRANCHES:
+        places = {e.id: [(b.index, i)] for b in chain for i, e in enumerate(b.entries)}
+        expected.append([places.get(one, []) for one in ids])
+    seen, chains = set(), cycle(BRANCHES)
+    for n in range(1, 40):
+        with (
+            closing(opened(directory)) as writer,
+            closing(opened(directory, read_only=True)) as reader,
+        ):
+            between(reader, next_of(chains, writer), n, often=False)
+            for _ in range(2):
+                seen.add(expected.index(reader.find_entries(ids)))
+    assert len(seen) > 1
+
+
 def test_a_scan_goes_on_with_what_was_sealed_meanwhile(directory: Path) -> None:
     """What it has read of the tail is of one moment; so nothing of a later one comes after."""
     with (

@@ -26,7 +26,7 @@ from cairn.core.errors import (
 )
 from cairn.core.rules import InvalidChainError
 from cairn.node.appender import WriterStoppedError
-from cairn.node.peering import NodeHaltedError, PoolFullError
+from cairn.node.peering import NodeHaltedError, PoolFullError, TooManyEntriesError
 
 MEDIA_TYPE: Final = "application/problem+json"
 QUOTED: Final = 300
@@ -135,6 +135,8 @@ def of_error(error: CairnError) -> ProblemError:
             return _bug()
         case PoolFullError():
             return unavailable(str(error), "pool-full")
+        case TooManyEntriesError():
+            return too_large(str(error))
         case NodeHaltedError():
             return unavailable(str(error), "halted")
     return unavailable(str(error))

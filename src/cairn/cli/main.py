@@ -13,7 +13,7 @@ from cairn.cli.demo import demo
 from cairn.cli.init import init
 from cairn.cli.log import log
 from cairn.cli.network import network
-from cairn.cli.peers import mine
+from cairn.cli.peers import mine, resume
 from cairn.cli.proof import key, receipt, verify
 from cairn.cli.read import backup, export, show
 from cairn.cli.serve import serve
@@ -37,6 +37,6 @@ def main() -> None:
 
 for command in (
     *(init, serve, add, show, log, validate, export, import_, backup, erase),
-    *(key, receipt, verify, witness, mine, network, demo, bench),
+    *(key, receipt, verify, witness, mine, resume, network, demo, bench),
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""The commands of a node that mines: mine, and the options that serve shares with it."""
+"""The commands of a node of a work ledger: mine, with what serve shares with it, and resume."""
 
 from __future__ import annotations
 
@@ -117,6 +117,25 @@ def mine(directory: Path, blocks: int | None, **options: Any) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with Ledger.open(directory) as ledger:
         asyncio.run(_mine(ledger, directory, peers, blocks))
+
+
+@click.command()
+@ledger_option
+def resume(directory: Path) -> None:
+    """Let a node that has stopped, as its final blocks are in question, take part again.
+
+    For who has found out that its own chain is the right one: it mines, signs and makes blocks
+    final from its next start on, and stops again when a peer shows it the other chain.
+    """
+    from cairn.node.peering import resume as let_go_on
+    from cairn.node.peering import why_halted
+
+    why = why_halted(directory)
+    if why is None:
+        raise Failed("the node of this ledger has not stopped")
+    with Ledger.open(directory):  # which no node has
+        let_go_on(directory)
+    click.echo(f"it had stopped: {why}")
 
 
 async def _mine(ledger: Ledger, directory: Path, peers: Peers | None, blocks: int | None) -> None:

@@ -62,6 +62,14 @@ class Move(NamedTuple):
     connected: tuple[Segment, ...]
 
 
+class _End(NamedTuple):
+    """Where the chain ends: what other threads may ask for while it changes."""
+
+    tip: Edge
+    work: int
+    final: int
+
+
 class _Known(NamedTuple):
     hash: bytes
     timestamp: int
@@ -70,7 +78,11 @@ class _Known(NamedTuple):
 
 
 class Chain:
-    """The chain of a work ledger, in a store that holds at least genesis."""
+    """The chain of a work ledger, in a store that holds at least genesis.
+
+    Any thread may ask for `tip`, `length`, `work` and `final` while it changes, and for what is in
+    the `store`.
+    """
 
     def __init__(self, store: Store, hasher: Hasher) -> None:
         """Take the chain as it is stored.
@@ -80,7 +92,7 @@ class Chain:
             FormatError: it is not that of a work ledger.
         """
         self.store = store
-        """What it lies in; who reads it may do so in any thread."""
+        """What it lies in."""
         self._hasher = hasher
         genesis = self._block(0)
         self.id = genesis.stored_hash
@@ -90,25 +102,30 @@ class Chain:
         self._base = 0  # position of the first of `_known`
         self._known: list[_Known] = []
         self._positions: dict[bytes, int] = {}  # of those known
-        self.final = store.final()
-        """Blocks that can no longer change, from genesis on."""
-        self._remember()
+        self._forgotten: int | None = None  # final blocks whose entries were let go of
+        final = store.final()
+        self._remember(final)
+        self._end = self._known_end(final)  # replaced as a whole
 
     @property
     def tip(self) -> Edge:
         """The last block."""
-        last = self._known[-1]
-        return Edge(self.length - 1, last.hash, last.timestamp)
+        return self._end.tip
 
     @property
     def length(self) -> int:
         """Blocks, genesis included."""
-        return self._base + len(self._known)
+        return self._end.tip.index + 1
 
     @property
     def work(self) -> int:
         """The work of all blocks: by it, and nothing else, chains are compared."""
-        return self._known[-1].work
+        return self._end.work
+
+    @property
+    def final(self) -> int:
+        """Blocks that can no longer change, from genesis on."""
+        return self._end.final
 
     @property
     def header(self) -> bytes:
@@ -259,8 +276,7 @@ class Chain:
         assert work > self.work, "a chain never gives way to one of less work, or of as much"
         final = max(self.final, min(segment.stop - self.terms.final_depth, most_final))
         self.store.advance(segment, work=work, final=final)
-        self.final = final
-        self._follow(segment)
+        self._follow(segment, final)
         return Move(gone, (segment,))
 
     def candidate(self, entries: Sequence[bytes], now: int) -> Segment:
@@ -299,15 +315,32 @@ class Chain:
                 yield pooled.id, pooled.entry
 
     def forget_final(self) -> None:
-        """Let go of entries of this node's user that are final: they are kept until then."""
-        ids = [pooled.id for pooled in self.store.pool()]
-        found = ((entry_id, self.store.find_entry(entry_id)) for entry_id in ids)
-        gone = [entry_id for entry_id, places in found if places and places[0][0] < self.final]
-        if gone:
-            self.store.pool_remove(gone)
+        """Let go of entries of this node's user that are final: they are kept until then.
 
-    def _follow(self, segment: Segment) -> None:
-        """Note that these blocks are on the chain now."""
+        Looks all of them up the first time, and then only at the blocks that have become final
+        since. May be called in another thread, by one at a time.
+
+        Raises:
+            OutcomeUnknownError: a write failed.
+            DamagedError: a block cannot be read.
+        """
+        final = self.store.final()
+        if self._forgotten is None:
+            kept = [pooled.id for pooled in self.store.pool()]
+            places = ((entry_id, self.store.find_entry(entry_id)) for entry_id in kept)
+            self._forget([one for one, found in places if found and found[0][0] < final])
+        else:
+            for segment in self.store.scan(self._forgotten, final):
+                self._forget([one for one in self.ids(segment) if self.store.pool_has(one)])
+                self._forgotten = segment.stop
+        self._forgotten = final
+
+    def _forget(self, ids: Sequence[bytes]) -> None:
+        if ids:
+            self.store.pool_remove(ids)
+
+    def _follow(self, segment: Segment, final: int) -> None:
+        """Note that these blocks are on the chain now, and so many final."""
         keep = REMEMBERED + self.terms.final_depth
         work = self.work_at(segment.start - 1)
         for known in self._known[segment.start - self._base :]:
@@ -336,11 +369,17 @@ class Chain:
                 del self._positions[known.hash]
             self._base += len(self._known) - keep
             del self._known[:-keep]
+        self._end = self._known_end(final)
 
-    def _remember(self) -> None:
-        """Take what is at hand from the store."""
+    def _known_end(self, final: int) -> _End:
+        last = self._known[-1]
+        index = self._base + len(self._known) - 1
+        return _End(Edge(index, last.hash, last.timestamp), last.work, final)
+
+    def _remember(self, final: int) -> None:
+        """Take what is at hand from the store, of which so many blocks are final."""
         length = self.store.head().length
-        start = max(self.final - REMEMBERED, 0)
+        start = max(final - REMEMBERED, 0)
         work = self.store.work()
         for segment in self.store.scan(start, length):
             bits = segment.fields["bits"].tolist()

@@ -53,7 +53,9 @@ class Submission:
         if key is None:
             self._store.pool_add(pooled)
             return
-        mined = [one.id for one in pooled if self._store.find_entry(one.id)]
+        final = self._store.final()  # first: what is found below it cannot change any more
+        places = ((one.id, self._store.find_entry(one.id)) for one in pooled)
+        mined = {one for one, found in places if found and found[0][0] < final}
         if not self._require_same(key, pooled[0].id):
             try:
                 self._store.pool_add(pooled, key)
@@ -62,7 +64,7 @@ class Submission:
                     raise  # it was not that another thread was faster
             else:
                 if mined:  # it came by another node
-                    self._store.pool_remove(mined)
+                    self._store.pool_remove(list(mined))
                 return
         if waiting := [one for one in pooled if one.id not in mined]:
             self._store.pool_add(waiting)

@@ -81,6 +81,7 @@ class BodyRequest(NamedTuple):
 
     branch: Branch
     span: Span
+    asked: float
     until: float
 
 

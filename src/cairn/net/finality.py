@@ -3,8 +3,8 @@
 Enough blocks must follow, as genesis says. That alone is cheap for who shows a chain to a node that
 is new, or was off for long: targets of a chain that is late are easy, and `final_depth` blocks can
 be made in no time. So they also must have followed for a while, in which others could show more
-work; and nothing becomes final past the place where a branch parts that has shown more, or while a
-node that knows of peers has none.
+work; and nothing becomes final past the place where a branch parts that has shown more, or before a
+node that knows of peers has had one for as long: the first to answer may be hostile.
 
 What is due becomes final with the next block.
 """
@@ -43,13 +43,13 @@ class Finality:
         are of has, 0 where it is none that is long: one that no peer claims to surpass is taken for
         what there is, and becomes final as it comes.
         """
-        if self._expects_peers and not any(self._hub.ready):
+        until = self._hub.now - self._seconds
+        if self._expects_peers and all(peer.since > until for peer in self._hub.ready):
             return 0
         claims = (peer.claim.work for peer in self._hub.ready if peer.claim)
         if shown and all(claim <= shown for claim in claims):
             held = stop
         else:
-            until = self._hub.now - self._seconds
             held = max((length for since, length in self._held if since <= until), default=0)
             held = min(held, start)
         most = held - self._hub.chain.terms.final_depth

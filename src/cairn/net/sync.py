@@ -177,7 +177,7 @@ class Sync:
         request = peer.bodies.pop(message.number, None)
         if request is None or not self._is_wanted(request):
             return
-        branch, span, _ = request
+        branch, span = request.branch, request.span
         branch.spans.appendleft(span)  # until it is here
         segment = span.segment(message)
         try:
@@ -359,13 +359,12 @@ class Sync:
     # Blocks
 
     def _is_wanted(self, request: BodyRequest) -> bool:
-        branch, span, _ = request
+        branch, span = request.branch, request.span
         is_followed = branch in self.branches and span.part in branch.parts
         return is_followed and branch.base.index < span.start and span.start not in branch.here
 
     def _is_stalled(self, request: BodyRequest) -> bool:
-        asked = request.until - limits.BODIES_SECONDS
-        return asked + limits.STALLED_SECONDS <= self._hub.now
+        return request.asked + limits.STALLED_SECONDS <= self._hub.now
 
     def _lacks(self, peer: Peer, branch: Branch) -> None:
         """Ask a peer for no more of a branch; if it has shown it, not before it says more."""
@@ -424,8 +423,9 @@ class Sync:
 
     def _ask_bodies(self, peer: Peer, branch: Branch, span: Span) -> None:
         self._number += 1
-        until = self._hub.now + limits.BODIES_SECONDS * (1 + len(peer.bodies))
-        peer.bodies[self._number] = BodyRequest(branch, span, until)
+        now = self._hub.now
+        until = now + limits.BODIES_SECONDS * (1 + len(peer.bodies))
+        peer.bodies[self._number] = BodyRequest(branch, span, now, until)
         count = span.stop - span.start
         self._hub.send(peer, GetBodies(self._number, span.start, count, span.last_hash))
 

@@ -17,6 +17,7 @@ from cairn.ledger import Ledger
 from cairn.ledger.search import find_blocks
 from cairn.net.events import HeadMoved
 from cairn.node.peering import Peering
+from cairn.store.interface import Head
 
 KEPT: Final = 100_000
 """Blocks that were taken off whose links are remembered, of some 200 bytes each: the store forgets
@@ -61,6 +62,8 @@ class Changes:
         self._peering = peering
         self._lock = Lock()  # of what is next
         self._before: dict[Tip, Tip] = {}  # what blocks follow that were taken off
+        self._reading = Lock()  # of what is next
+        self._read: Head | None = None  # the end of the chain when all side blocks were read
 
     def moved(self, move: HeadMoved) -> None:
         """Note that the chain has moved."""
@@ -115,14 +118,25 @@ class Changes:
     def _link(self, tip: Tip) -> Tip:
         """Return the block before one that was taken off."""
         if tip not in self._before:
-            for segment in self._peering.sides():  # it was before a restart, or a moment ago
-                self._note(segment)
+            self._read_sides()
         if tip in self._before:
             return self._before[tip]
         raise NoSuchBlockError(
             f"no chain that this node remembers has a block {tip.position} with the hash "
             f"{tip.hash.hex()}"
         )
+
+    def _read_sides(self) -> None:
+        """Note all that the store has taken off: before a restart, or a moment ago.
+
+        Once for each end of the chain, as they are read with all that is in them.
+        """
+        with self._reading:
+            head = self._peering.head()
+            if head != self._read:
+                for segment in self._peering.sides():
+                    self._note(segment)
+                self._read = head
 
     def _note(self, segment: Segment) -> None:
         rows = zip(segment.hashes, segment.headers[:, LINK], strict=True)

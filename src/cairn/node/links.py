@@ -11,18 +11,18 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import count
 from queue import Empty, SimpleQueue
 from socket import SOCK_STREAM
 from threading import Thread
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from websockets.client import ClientProtocol
 from websockets.server import ServerProtocol
 
-from cairn.core.errors import CairnError
+from cairn.core.errors import CairnError, StoreError
 from cairn.net.addresses import Address, scope_of
 from cairn.net.events import (
     Action,
@@ -30,6 +30,7 @@ from cairn.net.events import (
     Dial,
     DialFailed,
     Event,
+    Opened,
     PeerId,
     Received,
     Send,
@@ -46,12 +47,52 @@ TURN: Final = 256
 """What the machine did is carried out so many events at a time, before others have their turn."""
 TRIED: Final = 4
 """Addresses of one name that are tried."""
+PAUSE_SECONDS: Final = 1.0
+"""Before a machine that the store has failed is made anew; doubled while that fails, too."""
+PAUSE_MOST_SECONDS: Final = 60.0
+STORE_FAILED: Final = "the node's store has failed"
+STEP_SECONDS: Final = 60.0
+"""By how much the system's clock may be set without our following it: a tenth of how far a block
+may be ahead of it."""
 
 log = logging.getLogger(__name__)
 
 
 class NetworkStoppedError(CairnError):
     """The network is not running: the node stops, or a bug has ended it."""
+
+
+class NetworkPausedError(NetworkStoppedError):
+    """The network is not running just now: the store has failed, and is tried again."""
+
+
+class SteadyClock:
+    """Unix time in seconds that goes on evenly, whatever is made of the system's clock.
+
+    So that no deadline comes early or late. `wall` is that clock, and `steady` one that nobody can
+    set.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._wall, self._steady = wall, steady
+        self.follow()
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self._steady() + self._difference
+
+    def follow(self) -> None:
+        """Go on from what the system's clock says now."""
+        self._difference = self._wall() - self._steady()
+
+    @property
+    def error(self) -> float:
+        """By how much the system's clock is ahead of this one."""
+        return self._wall() - self()
 
 
 class Machine(Protocol):
@@ -71,16 +112,20 @@ class Links:
         is_ready: Callable[[PeerId], bool],
         frame_bytes: int,
         told: Callable[[Action], None],
+        renew: Callable[[], Machine] | None = None,
         named: Collection[str] = (),
         tls: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: SteadyClock | None = None,
         dial_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         """Run `machine`, from `start` on.
 
         Peers of which `is_ready` says, in the machine's thread, that they have proven their key,
         may send frames of `frame_bytes`. `told` is given, on the event loop, the actions that are
-        not about links. URLs that the operator has `named` may lead to private addresses by name.
+        not about links. `renew` is called in the machine's thread, with all links gone, for another
+        machine in place of one that the store has failed, or whose clock was set by much; without
+        it, either goes on as it can. URLs that the operator has `named` may lead to private
+        addresses by name.
         A dial has `dial_seconds` from looking up its name to being a link; by `tls` the
         certificates of wss are checked, by default as browsers do.
 
@@ -93,7 +138,8 @@ class Links:
         self._told = told
         self._named = {str(Address.parse(url)) for url in named}
         self._tls = tls or ssl.create_default_context()
-        self._clock = clock
+        self._renew = renew
+        self._clock = clock or SteadyClock()
         self._dial_seconds = dial_seconds
         self._numbers = count(1)
         self._links: dict[PeerId, Link] = {}  # of the event loop, as all from here on
@@ -104,9 +150,10 @@ class Links:
         self._stopping = False
         self._empty = asyncio.Event()
         self._asked: SimpleQueue[Event | _Call | None] = SimpleQueue()  # to the machine
-        self._done: deque[tuple[Event | _Call, bool, list[Action]]] = deque()  # by the machine
+        self._done: deque[tuple[_Asked, bool, Sequence[Action]]] = deque()  # by the machine
         self._woken = False  # the event loop has been told that something is done
         self._bug: BaseException | None = None  # which ended the thread
+        self._is_paused = False
         self._thread = Thread(target=self._run, name="cairn-network", daemon=True)
 
     # For the node
@@ -119,10 +166,7 @@ class Links:
     def stop(self) -> None:
         """Hang up on everyone, and have no new links. Waits for nobody; may be called twice."""
         self._stopping = True
-        for dial in self._dials:
-            dial.cancel()
-        for link in list(self._links.values()):
-            link.close(1001, "the node stops")
+        self._hang_up("the node stops")
 
     async def close(self) -> None:
         """Stop, and wait for it.
@@ -147,8 +191,8 @@ class Links:
 
     @property
     def alive(self) -> bool:
-        """Whether the machine runs; not after a bug of ours."""
-        return self._thread.is_alive() and self._bug is None
+        """Whether the machine runs; not after a bug of ours, or while the store fails."""
+        return self._thread.is_alive() and self._bug is None and not self._is_paused
 
     def tell(self, event: Event) -> None:
         """Have the machine handle an event. Can be called in any thread."""
@@ -159,6 +203,7 @@ class Links:
 
         Raises:
             CairnError: as `work`.
+            NetworkPausedError: the store has failed; later it may be done.
             NetworkStoppedError: the machine runs no more.
         """
         future: asyncio.Future[Result] = self._loop.create_future()
@@ -206,6 +251,12 @@ class Links:
         )
         return link
 
+    def _hang_up(self, reason: str) -> None:
+        for dial in self._dials:
+            dial.cancel()
+        for link in list(self._links.values()):
+            link.close(1001, reason)
+
     def _forget(self, peer: PeerId) -> None:
         self._links.pop(peer, None)
         self._accepted.discard(peer)
@@ -221,6 +272,8 @@ class Links:
                 asked, ready, actions = self._done.popleft()
                 if isinstance(asked, _Call):
                     asked.answer()
+                elif isinstance(asked, _HangUp):
+                    self._hang_up(asked.reason)
                 elif isinstance(asked, Received) and asked.peer in self._links:
                     self._count("received", asked.frame)
                     self._links[asked.peer].handled(len(asked.frame), ready=ready)
@@ -326,6 +379,18 @@ class Links:
 
     def _handle(self, asked: Event | _Call) -> bool:
         """Handle one thing; return whether there may be more."""
+        try:
+            if isinstance(asked, Tick) and self._renew and abs(self._clock.error) > STEP_SECONDS:
+                return self._follow_clock(self._renew)
+            return self._have_handled(asked)
+        except BaseException as error:
+            self._end_by(error)
+            self._asked.put(asked)
+            self._on_loop(self._fail)
+            return False
+
+    def _have_handled(self, asked: Event | _Call) -> bool:
+        """Have the machine handle one thing; return whether there may be more."""
         ready, actions = False, list[Action]()
         try:
             if isinstance(asked, _Call):
@@ -333,15 +398,69 @@ class Links:
             else:
                 actions = self._machine.handle(asked, self._clock())
                 ready = isinstance(asked, Received) and self._is_ready(asked.peer)
-        except BaseException as error:
-            self._end_by(error)
-            self._asked.put(asked)
-            self._on_loop(self._fail)
-            return False
+        except StoreError as error:
+            if self._renew is None:
+                raise
+            return self._begin_anew(error, self._renew)
+        self._answer(asked, actions, ready=ready)
+        return True
+
+    def _answer(
+        self, asked: _Asked, actions: Sequence[Action] = (), *, ready: bool = False
+    ) -> None:
+        """Have the event loop do what is to be done."""
         self._done.append((asked, ready, actions))
         if not self._woken:
             self._woken = True
             self._on_loop(self._carry_out)
+
+    def _follow_clock(self, renew: Callable[[], Machine]) -> bool:
+        """Begin anew by the system's clock; return whether there may be more."""
+        log.warning("the clock was set by %+.0f s: the network begins anew", self._clock.error)
+        self._answer(_HangUp("the node begins anew"))
+        self._clock.follow()
+        try:
+            self._machine = renew()
+        except StoreError as error:
+            return self._begin_anew(error, renew)
+        return True
+
+    def _begin_anew(self, error: CairnError, renew: Callable[[], Machine]) -> bool:
+        """Have another machine when the store works again; return whether there may be more.
+
+        Meanwhile all links are let go, and who asks is told so: what was kept by then is for the
+        next machine to find.
+        """
+        self._is_paused = True
+        self._answer(_HangUp(STORE_FAILED))
+        pause = PAUSE_SECONDS
+        while True:
+            log.error("the network begins anew in %.0f s: %s", pause, error)
+            if not self._pass_over(time.monotonic() + pause, error):
+                return False
+            try:
+                self._machine = renew()
+            except CairnError as caught:
+                error, pause = caught, min(2 * pause, PAUSE_MOST_SECONDS)
+            else:
+                self._is_paused = False
+                return True
+
+    def _pass_over(self, until: float, error: CairnError) -> bool:
+        """Do nothing of what is asked until then; return whether there may be more."""
+        while (left := until - time.monotonic()) > 0:
+            try:
+                asked = self._asked.get(timeout=left)
+            except Empty:
+                break
+            if asked is None:
+                return False
+            if isinstance(asked, _Call):
+                asked.error = NetworkPausedError(f"the network begins anew: {error}")
+            if isinstance(asked, Opened):  # a link that was about to be there
+                self._answer(asked, [Close(asked.peer, STORE_FAILED)])
+            else:
+                self._answer(asked)
         return True
 
     def _on_loop(self, work: Callable[[], None]) -> None:
@@ -365,6 +484,12 @@ class Links:
                 if isinstance(asked, _Call):
                     asked.error = NetworkStoppedError(f"the network has stopped: {self._bug}")
                     asked.answer()
+
+
+class _HangUp(NamedTuple):
+    """Said by the machine's thread: what it did before is all that is left of its links."""
+
+    reason: str
 
 
 class _Call:
@@ -391,3 +516,6 @@ class _Call:
             self._future.set_exception(self.error)
         else:
             self._future.set_result(self._result)
+
+
+_Asked: TypeAlias = Event | _Call | _HangUp

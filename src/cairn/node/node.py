@@ -13,6 +13,7 @@ from typing import Any, Final, Self, TypeVar
 from cairn.core.block import Block
 from cairn.core.errors import CairnError, NoSuchEntryError, UsageError
 from cairn.ledger import Ledger
+from cairn.ledger.notary import Notary
 from cairn.ledger.search import Page, find_blocks
 from cairn.ledger.standing import Standing
 from cairn.ledger.writer import Append
@@ -72,7 +73,7 @@ class Node:
         """What only a node of a work ledger has; so with the next two."""
         self._submitter = Submitter(ledger, self.peering) if self.peering else None
         self._changes = Changes(ledger, self.peering) if self.peering else None
-        self.checkpoints = Checkpoints(lambda: ledger.notary, witnesses)
+        self.checkpoints = Checkpoints(self._notary, witnesses)
         self._validator = Validator(directory, ledger.keyring.folder)
         self._readers = ThreadPoolExecutor(READERS, "cairn-reader")
         self._searcher = ThreadPoolExecutor(1, "cairn-searcher")  # so that reading goes on
@@ -333,8 +334,26 @@ class Node:
             self.directory,
             peers,
             moved=self._moved,
+            renewed=self._renewed,
             noted=lambda line: self.noted(line),
         )
+
+    def _notary(self) -> Notary:
+        """Return what signs.
+
+        Raises:
+            NodeHaltedError: nothing does, as what is final here is in question.
+        """
+        if self.peering is not None:
+            self.peering.require_running()
+        return self.ledger.notary
+
+    def _renewed(self) -> None:
+        """Note that the chain may have moved without our being told."""
+        assert self.peering is not None
+        self.length, self.final = self.peering.length, self.peering.final
+        self._look_for_waiting()
+        self._announce()
 
     def _moved(self, move: HeadMoved) -> None:
         """Note that the chain of a work ledger has moved."""
@@ -344,10 +363,13 @@ class Node:
         self.final = self.peering.final
         self._changes.moved(move)
         self._announce()
+        self._look_for_waiting()
+        self.moved(move)
+
+    def _look_for_waiting(self) -> None:
         self._look_again = True
         if self._waiting and self._looking is None:
             self._looking = asyncio.create_task(self._look())
-        self.moved(move)
 
     def _forget_failed(self, task: asyncio.Future[Any]) -> None:
         if task.cancelled() or task.exception() is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cairn.core.errors import CairnError, DamagedError
+from cairn.core.errors import CairnError, DamagedError, StoreError
 from cairn.core.segment import Segment
 from cairn.ledger import Ledger
+from cairn.ledger.chain import Chain
 from cairn.net.addresses import AddressBook
 from cairn.net.events import Action, Halted, HeadMoved, Mined, Note, Pooled, Submitted, Taken
 from cairn.net.handshake import KeyIdentity
-from cairn.net.limits import MAX_HEADERS, POOL_BYTES, POOL_ENTRIES
+from cairn.net.limits import MAX_HEADERS
 from cairn.net.messages import frame_limit
 from cairn.net.network import Network, PeerInfo
 from cairn.net.pool import Added, Pool
-from cairn.node.links import Links
+from cairn.node.links import Links, NetworkPausedError, SteadyClock
 from cairn.node.miner import Miner
+from cairn.store.directory import sync
+from cairn.store.interface import Head
 from cairn.store.interface import Pooled as StoredEntry
 
 START_SECONDS: Final = 10.0
@@ -31,6 +35,10 @@ START_SECONDS: Final = 10.0
 WAITING_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 30.0
 """Between two times that addresses are written down, and entries that are final let go of."""
+SUBMITTED_AT_ONCE: Final = 500
+"""Entries that are submitted before others have their turn: each is looked up on the chain."""
+HALTED_NAME: Final = "halted"
+"""The file of a ledger's directory that says why its node has halted."""
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +47,56 @@ class PoolFullError(CairnError):
     """The pool has no room for another entry; later it may."""
 
 
+class TooManyEntriesError(CairnError):
+    """The pool never has room for so many entries at once."""
+
+
 class NodeHaltedError(CairnError):
     """The node takes part no more: a person has to decide; the message says why."""
+
+
+def why_halted(directory: Path) -> str | None:
+    """Return why the node of the ledger in `directory` has halted, or None if it has not.
+
+    Raises:
+        StoreError: that cannot be read.
+    """
+    try:
+        return (directory / HALTED_NAME).read_text().strip() or "it does not say why"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"why the node has halted cannot be read: {error}") from error
+
+
+def halt(directory: Path, reason: str) -> None:
+    """Write down, durably, why the node has halted.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    path = directory / HALTED_NAME
+    try:
+        with path.open("w") as file:
+            file.write(f"{reason}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync(directory)
+    except OSError as error:
+        raise StoreError(f"why the node has halted cannot be written: {error}") from error
+
+
+def resume(directory: Path) -> None:
+    """Let the node take part again from its next start on.
+
+    Raises:
+        StoreError: this cannot be done.
+    """
+    try:
+        (directory / HALTED_NAME).unlink(missing_ok=True)
+        sync(directory)
+    except OSError as error:
+        raise StoreError(f"the node cannot be resumed: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +115,26 @@ class Peers:
     """That mine; 0: this node does not."""
 
 
+class _Pool(Pool):
+    """The pool of a node, which is asked for room first."""
+
+    def has_room(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
+        """Whether all entries of each request would be kept, after those of requests before it."""
+        count, size = len(self) - len(self._from_peers), self._kept_size
+        taken: set[bytes] = set()
+        found = []
+        for entries in requests:
+            new = {one.id: len(one.entry) for one in entries if one.id not in taken}
+            for entry_id in [i for i in new if i in self and i not in self._from_peers]:
+                del new[entry_id]
+            more = count + len(new), size + sum(new.values())
+            found.append(not new or (more[0] <= self._entries and more[1] <= self._size))
+            if found[-1]:
+                count, size = more
+                taken.update(new)
+        return found
+
+
 class Peering:
     """Everything of a node that only a work ledger has, on one event loop."""
 
@@ -69,60 +145,103 @@ class Peering:
         peers: Peers,
         *,
         moved: Callable[[HeadMoved], None],
+        renewed: Callable[[], None],
         noted: Callable[[str], None],
     ) -> None:
         """Work for `ledger`, which is open to write and lies in `directory`.
 
-        `moved` and `noted` are called on the event loop: when the chain has moved, and with a line
-        for people when something has happened.
+        `moved`, `renewed` and `noted` are called on the event loop: when the chain has moved, when
+        it was taken from the store anew, and with a line for people when something has happened.
+
+        Raises:
+            StoreError: what the node needs cannot be read.
         """
         self.address = peers.address
         """Where peers can dial this node; or empty."""
+        self._ledger = ledger
+        self._directory = directory
+        self._peers = peers
         self._moved = moved
+        self._renewed = renewed
         self._noted = noted
-        self._chain = chain = ledger.chain()
-        known = chain.store.addresses()
-        self._is_alone = not (peers.urls or known)
-        book = AddressBook(peers.urls, known, own=peers.address, random=random.SystemRandom())
-        self._book = book
-        self._pool = Pool()
-        self._pool.give_back(chain.waiting(), time.time())
         self.identity = KeyIdentity(ledger.keyring.node_key(ledger.id, directory))
-        self._network = Network(
-            chain,
-            self.identity,
-            pool=self._pool,
-            book=book,
-            random=random.SystemRandom(),
-            now=time.time(),
-            address=peers.address,
-            allowed=peers.allowed,
-            minimum_work=peers.minimum_work,
-        )
+        self.halted = why_halted(directory)
+        """Why this node takes part no more, if it does not."""
+        self._clock = SteadyClock()
+        self._chain, self._pool, self._book, self._network = self._begin()
+        self._is_alone = not self._book.begins_with
         self.links = Links(
             self._network,
-            is_ready=self._network.is_ready,
-            frame_bytes=frame_limit(chain.terms.limits),
+            is_ready=lambda peer: self._network.is_ready(peer),
+            frame_bytes=frame_limit(self._chain.terms.limits),
             told=self._told,
+            renew=self._renew,
             named=peers.urls,
+            clock=self._clock,
         )
-        self.miner = (
-            Miner(self._candidate, self._found, threads=peers.threads) if peers.threads else None
-        )
+        mines = peers.threads > 0 and self.halted is None
+        self.miner = Miner(self._candidate, self._found, threads=peers.threads) if mines else None
         self._taken: dict[bytes, Added] = {}  # what became of what is being submitted
-        self.halted: str | None = None
-        """Why this node takes part no more, if it does not."""
         self.reorganisations = 0
         """Since the start, as the next."""
         self.mined = 0
         """Blocks that were found here and joined the chain."""
         self._found_here: set[bytes] = set()  # hashes; owned by the event loop
 
+    def _begin(self) -> tuple[Chain, _Pool, AddressBook, Network]:
+        """Return the chain as it is stored, and what works on it.
+
+        Raises:
+            CairnError: the store cannot be read.
+        """
+        peers, chaos = self._peers, random.SystemRandom()
+        chain, pool = self._ledger.chain(), _Pool()
+        known = chain.store.addresses()
+        book = AddressBook(peers.urls, known, own=peers.address, random=chaos)
+        pool.give_back(chain.waiting(), self._clock())
+        network = Network(
+            chain,
+            self.identity,
+            pool=pool,
+            book=book,
+            random=chaos,
+            now=self._clock(),
+            address=peers.address,
+            allowed=peers.allowed,
+            minimum_work=peers.minimum_work,
+        )
+        network.halted = self.halted
+        return chain, pool, book, network
+
+    def _renew(self) -> Network:
+        """Begin anew with what is stored; in the machine's thread.
+
+        Raises:
+            CairnError: the store cannot be read, or not be written.
+        """
+        before = self._network
+        self._chain.store.set_addresses(self._book.urls())  # it can be written
+        self._chain, self._pool, self._book, self._network = self._begin()
+        self._network.halted = before.halted
+        self._network.refusals.update(before.refusals)
+        self._started = time.monotonic()
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._go_on)
+        return self._network
+
+    def _go_on(self) -> None:
+        """Tell of what was stored, whatever it is."""
+        self._refresh()
+        self._renewed()
+        self._say(f"the network begins anew, after block {self.length - 1}")
+
     def start(self) -> None:
         """Begin. Requires a running event loop."""
         self._loop = asyncio.get_running_loop()
         self._started = time.monotonic()
         self.links.start()
+        if self.halted is not None:
+            self._say_halted(self.halted)
         if self.miner is not None:
             self.miner.start()
         self._housekeeping = asyncio.create_task(self._keep_house())
@@ -161,8 +280,12 @@ class Peering:
             raise NodeHaltedError(f"this node has stopped: {self.halted}")
 
     async def has_room(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
-        """Whether the pool would take all entries of each request, after those before it."""
-        return await self.links.call(lambda: self._try(requests))
+        """Whether the pool would take all entries of each request, after those before it.
+
+        Raises:
+            NetworkStoppedError: the network does not run.
+        """
+        return await self.links.call(lambda: self._pool.has_room(requests))
 
     async def submit(self, entries: Sequence[StoredEntry]) -> None:
         """Let entries of this node's user, for which there was room, wait to be mined.
@@ -171,14 +294,19 @@ class Peering:
         is taken all the same.
 
         Raises:
-            NetworkStoppedError: the network runs no more.
+            NetworkStoppedError: the network does not run. When it does again, it finds them.
         """
-        for stored in entries:
-            self.links.tell(Submitted(stored.entry))
-        await self.links.call(lambda: None)  # which is after these
+        try:
+            for at in range(0, len(entries), SUBMITTED_AT_ONCE):
+                for stored in entries[at : at + SUBMITTED_AT_ONCE]:
+                    self.links.tell(Submitted(stored.entry))
+                await self.links.call(lambda: None)  # which is after these
+        except CairnError:
+            self._taken.clear()
+            raise
         full = [(s.id, s.entry) for s in entries if self._taken.pop(s.id, None) is Added.FULL]
         if full:
-            await self.links.call(lambda: self._pool.give_back(full, time.time()))
+            await self.links.call(lambda: self._pool.give_back(full, self._clock()))
 
     def where(self, entry_id: bytes) -> list[tuple[int, int]]:
         """Return the blocks of the chain that have an entry, and its places; in any thread."""
@@ -187,6 +315,10 @@ class Peering:
     def sides(self) -> Iterator[Segment]:
         """Yield the blocks that were taken off the chain, as the store has them; in any thread."""
         return self._chain.store.sides()
+
+    def head(self) -> Head:
+        """Return where the chain ends; in any thread."""
+        return self._chain.store.head()
 
     def hash_at(self, index: int) -> bytes | None:
         """Return the hash of the block at a position, or None past the end; in any thread."""
@@ -242,31 +374,6 @@ class Peering:
         """How many peers have proven their keys."""
         return self._network.connected
 
-    def _try(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
-        """Look for room by taking it, and giving it back; in the machine's thread."""
-        taken: list[bytes] = []
-        found = []
-        for entries in requests:
-            new = self._added(entries)
-            found.append(new is not None)
-            taken += new or ()
-        self._pool.remove(taken)
-        return found
-
-    def _added(self, entries: Sequence[StoredEntry]) -> list[bytes] | None:
-        """Put entries into the pool, all or none; return the ids of the new ones, or None."""
-        if len(entries) > POOL_ENTRIES or sum(len(one.entry) for one in entries) > POOL_BYTES:
-            return None  # whatever those of peers would have to make room for it
-        new: list[bytes] = []
-        for one in entries:
-            added = self._pool.add(one.id, one.entry, time.time(), None)
-            if added is Added.FULL:
-                self._pool.remove(new)
-                return None
-            if added is Added.NEW:
-                new.append(one.id)
-        return new
-
     def _told(self, action: Action) -> None:
         """Do what is not about links."""
         match action:
@@ -281,11 +388,21 @@ class Peering:
             case Note(text):
                 self._say(text)
             case Halted(reason):
+                try:
+                    halt(self._directory, reason)  # before anyone can see it, and restart the node
+                except StoreError as error:
+                    log.critical("a restart would forget it: %s", error)
                 self.halted = reason
-                log.critical("this node has stopped: %s", reason)
-                self._noted(f"this node has stopped: {reason}")
+                self._say_halted(reason)
                 if self.miner is not None:
                     self.miner.stop()
+
+    def _say_halted(self, reason: str) -> None:
+        """Have no links, and say why."""
+        self.links.stop()
+        text = f"this node has stopped: {reason}"
+        log.critical("%s", text)
+        self._noted(text)
 
     def _tell(self, move: HeadMoved) -> None:
         """Say in a line how the chain has moved."""
@@ -318,9 +435,10 @@ class Peering:
         """Return the block to mine, once it makes sense; in the miner's thread."""
         while True:
             wanted = self.links.call(self._next_candidate)
-            found = asyncio.run_coroutine_threadsafe(wanted, self._loop).result()
-            if found is not None:
-                return found
+            with suppress(NetworkPausedError):
+                found = asyncio.run_coroutine_threadsafe(wanted, self._loop).result()
+                if found is not None:
+                    return found
             time.sleep(WAITING_SECONDS)
 
     def _next_candidate(self) -> Segment | None:
@@ -333,7 +451,7 @@ class Peering:
         waits = is_new and not (self._is_alone or self._network.is_settled)
         if waits or self._network.missing > MAX_HEADERS:
             return None
-        return self._network.candidate(time.time())
+        return self._network.candidate(self._clock())
 
     def _found(self, block: Segment) -> None:
         """Let the network have a block; in the miner's thread."""
@@ -346,4 +464,4 @@ class Peering:
             with suppress(CairnError):
                 urls = await self.links.call(self._book.urls)
                 await asyncio.to_thread(self._chain.store.set_addresses, urls)
-                await self.links.call(self._chain.forget_final)
+                await asyncio.to_thread(self._chain.forget_final)

@@ -9,10 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import CairnError
 from cairn.ledger import Ledger
+from cairn.net.limits import POOL_BYTES, POOL_ENTRIES
 from cairn.node.appender import WriterStoppedError
-from cairn.node.peering import Peering, PoolFullError
+from cairn.node.peering import Peering, PoolFullError, TooManyEntriesError
 from cairn.store.interface import Pooled
 
 GROUP_ENTRIES: Final = 65_536
@@ -69,12 +71,18 @@ class Submitter:
         Raises:
             EntryError, KeyReusedError, OutcomeUnknownError: as for `Ledger.submit`.
             PoolFullError: there is no room for all of them. Nothing was written.
+            TooManyEntriesError: there never is. Nothing was written.
             NodeHaltedError: this node takes part no more. Nothing was written.
             WriterStoppedError: the node stops, or a bug has ended this.
         """
         self._peering.require_running()
         if self._why is not None:
             raise self._why.with_traceback(None)  # else it grows with everyone who asks
+        if len(texts) > POOL_ENTRIES or sum(map(len, texts)) > POOL_BYTES - SALT_BYTES * len(texts):
+            raise TooManyEntriesError(
+                f"{len(texts)} entries are more than may wait to be mined: {POOL_ENTRIES} with "
+                f"{POOL_BYTES} bytes, salts included"
+            )
         asked = _Asked(texts, key, asyncio.get_running_loop().create_future())
         self._queue.append(asked)
         self._wanted.set()

@@ -27,8 +27,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -42,7 +44,7 @@ from cairn.core.block import Block
 from cairn.core.erasure import Erasure
 from cairn.core.errors import DamagedError, StoreError, UsageError
 from cairn.core.hasher import Hasher
-from cairn.core.header import HEADER_BYTES, Kind
+from cairn.core.header import DATA_ROOT, HEADER_BYTES, Header, Kind
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.core.tree import WIDTH, as_hashes, subtree_roots
@@ -52,6 +54,7 @@ from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
 from cairn.store.interface import Head, Pooled, require_advance
 from cairn.store.runs import before, places_of
+from cairn.store.sealed_index import SealedIndex
 from cairn.store.sqlite import Node, SqliteStore
 
 CHECKPOINT_NAME: Final = "checkpoint"
@@ -80,6 +83,8 @@ class DiskStore:
         self._folder = directory.absolute() / SEGMENTS_NAME  # as other processes will find it
         self._hasher = hasher
         self._tail = SqliteStore(directory, read_only=read_only)
+        self._hash_index = SealedIndex(self._folder, "index")
+        self._entry_index = SealedIndex(self._folder, "ids")
         self._lock = Lock()
         self._room: tuple[int, int] | None = None  # owned by _lock: blocks and bytes to the limits
 
@@ -110,35 +115,86 @@ class DiskStore:
 
     def find(self, block_hash: bytes) -> int | None:
         """See `Store.find`. Files are asked by what was recorded of them, not by their hashes."""
-        if (position := self._tail.find(block_hash)) is not None:
-            return position
-        for sealed in reversed(self._tail.sealed()):
-            for position in flat.find(self._folder, sealed, block_hash):
-                block = self.get(position)
-                if block is not None and block.stored_hash == block_hash:
-                    return position
+        (in_tail,), _, files = self._tail.find([block_hash])
+        for position in in_tail:
+            stored = self._row_of_tail("hashes", HASH_BYTES, position)
+            if stored is None and (block := self.get(position)):  # it has just been sealed
+                stored = block.stored_hash
+            if stored == block_hash:
+                return position
+        (in_files,), rest = self._hash_index.candidates(files, [block_hash])
+        for position in chain(in_files, self._asked(reversed(rest), "index", block_hash)):
+            sealed = _file_of(files, position)
+            if sealed and flat.hashes(self._folder, sealed, position, position + 1) == block_hash:
+                return position
         return None
+
+    def _asked(self, files: Iterable[Sealed], column: flat.Column, one: bytes) -> Iterator[int]:
+        """Yield the positions in files of blocks that have the prefix of a hash."""
+        for sealed in files:
+            yield from flat.find(self._folder, sealed, column, [one])[0]
 
     def find_entry(self, entry_id: bytes) -> list[tuple[int, int]]:
         """See `Store.find_entry`."""
+        return self.find_entries([entry_id])[0]
+
+    def find_entries(self, ids: Sequence[bytes]) -> list[list[tuple[int, int]]]:
+        """See `Store.find_entries`."""
+        if not self._tail.is_mined():
+            length = self.head().length
+            return [
+                [place for segment in self.scan(0, length) for place in places_of(segment, one)]
+                for one in ids
+            ]
         while True:
-            head = self.head()
-            found = list(self._find_entry(entry_id))
-            if not self._tail.is_mined() or self.head() == head:
+            in_tail, end, files = self._tail.find_entries(ids, self._hasher)
+            in_files, rest = self._entry_index.candidates(files, ids)
+            for sealed in rest:
+                in_files += flat.find(self._folder, sealed, "ids", ids)
+            found = self._places(ids, [*in_files, *in_tail], files)
+            # What is in files is final. In the tail, others may have come to these positions.
+            if not any(in_tail) or self._tail.find_entries((), self._hasher).end == end:
                 return found
 
-    def _find_entry(self, entry_id: bytes) -> Iterator[tuple[int, int]]:
-        if not self._tail.is_mined():
-            for segment in self.scan(0, self.head().length):
-                yield from places_of(segment, entry_id)
-            return
-        # In this order: blocks move from the tail into files, never back.
-        positions = set(self._tail.find_entry(entry_id, self._hasher))
-        for sealed in self._tail.sealed():
-            positions.update(flat.find_entry(self._folder, sealed, entry_id))
-        for position in sorted(positions):
-            if (block := self.get(position)) is not None:
-                yield from places_of(Segment.from_blocks(position, [block]), entry_id)
+    def _places(
+        self, ids: Sequence[bytes], candidates: Iterable[list[int]], files: Sequence[Sealed]
+    ) -> list[list[tuple[int, int]]]:
+        """Return where ids are, of the positions at which one of them may be."""
+        found: dict[bytes, list[tuple[int, int]]] = {entry_id: [] for entry_id in ids}
+        for position in sorted(set().union(*candidates)):
+            for place, entry_id in enumerate(self._ids_at(position, files)):
+                if entry_id in found:
+                    found[entry_id].append((position, place))
+        return [found[entry_id] for entry_id in ids]
+
+    def _ids_at(self, position: int, files: Sequence[Sealed]) -> list[bytes]:
+        """Return the ids of a block's entries; none where there is no such block any more.
+
+        A single entry is known by its block's data root.
+        """
+        sealed = _file_of(files, position)
+        if sealed is None:
+            header = self._row_of_tail("headers", HEADER_BYTES, position)
+        else:
+            header = flat.headers(self._folder, sealed, position, position + 1)
+        if header is not None and Header.unpack(header).count == 1:
+            return [header[DATA_ROOT]]
+        if sealed is not None:
+            segment = Part(self._folder, sealed, position, position + 1).segment()
+        elif (block := self.get(position)) is not None:
+            segment = Segment.from_blocks(position, [block])
+        else:
+            return []
+        ids, _ = flat.entry_ids(segment, self._hasher)
+        return [row.tobytes() for row in ids]
+
+    def _row_of_tail(self, column: str, width: int, position: int) -> bytes | None:
+        """Return what a column of the tail has for a block, or None where that is not there."""
+        for first, run in self._tail.column(column, position, position + 1):
+            begin = (position - first) * width
+            if 0 <= begin <= len(run) - width:
+                return run[begin : begin + width]
+        return None
 
     def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.hashes`."""
@@ -560,6 +616,12 @@ class DiskStore:
             self._tail.overwrite_log()
             if any(file.stop > sealed.first for file in self._tail.sealed(sealed.first)):
                 raise StoreError(f"block {sealed.first} is sealed already")
+
+
+def _file_of(files: Sequence[Sealed], position: int) -> Sealed | None:
+    """Return which of `files` holds a block, or None."""
+    number = bisect_right(files, position, key=lambda sealed: sealed.first)
+    return files[number - 1] if number > 0 and position < files[number - 1].stop else None
 
 
 def _up_to(segment: Segment, stop: int) -> list[Segment]:

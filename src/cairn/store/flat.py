@@ -37,7 +37,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,9 @@ ZEROS_BYTES: Final = 2**20
 """Bytes overwritten at once, to bound memory."""
 PAGE: Final = 4096
 """Bytes of the index that are hashed together."""
+
+Column = Literal["index", "ids"]
+"""The indexes: of the blocks' hashes, and of their entries' ids."""
 
 _HEADER: Final = struct.Struct("<8sIIQQQQ16x")
 _PLACE: Final = np.uint64(PLACE_BITS)
@@ -253,27 +256,39 @@ def headers(folder: Path, sealed: Sealed, start: int, stop: int) -> bytes:
         return file.read(at, (stop - start) * HEADER_BYTES)
 
 
-def find(folder: Path, sealed: Sealed, block_hash: bytes) -> list[int]:
-    """Return the positions in the file of blocks whose hash has the prefix of this one (32 bytes).
+def find(folder: Path, sealed: Sealed, column: Column, hashes: Sequence[bytes]) -> list[list[int]]:
+    """Return for each hash (32 bytes) the positions in the file of blocks that have its prefix.
 
     Raises:
         DamagedError: as for `Part.segment`.
     """
     with _opened(folder, sealed) as file:
-        return _found(file, file.layout.lookup, sealed.blocks, block_hash)
+        at, n = _words_of(file, column)
+        return [_found(file, at, n, one) for one in hashes]
 
 
-def find_entry(folder: Path, sealed: Sealed, entry_id: bytes) -> list[int]:
-    """Return the positions in the file of blocks with an entry whose id has this one's prefix.
-
-    In order, each once; none where the file has no ids.
+def words(folder: Path, sealed: Sealed, column: Column, most: int) -> NDArray[np.uint64] | None:
+    """Return the words of an index, `(n,)`, rising unless it is damaged; None for more than `most`.
 
     Raises:
         DamagedError: as for `Part.segment`.
     """
     with _opened(folder, sealed) as file:
-        words = file.entries if file.version == WITH_IDS else 0
-        return sorted(set(_found(file, file.layout.ids, words, entry_id)))
+        at, n = _words_of(file, column)
+        return file.words(at, 0, n) if n <= most else None
+
+
+def prefixes(hashes: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Return the least word that an index may have for each hash (32 bytes), `(n,)`."""
+    firsts = np.frombuffer(b"".join(one[:8] for one in hashes), ">u8").astype(np.uint64)
+    return firsts >> _PLACE << _PLACE
+
+
+def _words_of(file: _File, column: Column) -> tuple[int, int]:
+    """Return where an index begins, and how many words it has: none, where it is not there."""
+    if column == "index":
+        return file.layout.lookup, file.sealed.blocks
+    return file.layout.ids, file.entries if file.version == WITH_IDS else 0
 
 
 def _found(file: _File, column: int, n: int, wanted_hash: bytes) -> list[int]:
@@ -462,8 +477,8 @@ def _check_rest(file: _File, hasher: Hasher) -> None:
 
 def _index(hashes: NDArray[np.uint8], places: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return `(n,)` words: the prefix of each hash, and the place of its block; rising."""
-    prefixes = np.ascontiguousarray(hashes).view(">u8")[:, 0].astype(np.uint64)
-    return np.sort(prefixes >> _PLACE << _PLACE | places).astype("<u8")
+    firsts = np.ascontiguousarray(hashes).view(">u8")[:, 0].astype(np.uint64)
+    return np.sort(firsts >> _PLACE << _PLACE | places).astype("<u8")
 
 
 def _digest(header: bytes, indexes: Sequence[NDArray[Any]], hasher: Hasher) -> bytes:

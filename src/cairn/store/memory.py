@@ -66,9 +66,13 @@ class MemoryStore:
 
     def find_entry(self, entry_id: bytes) -> list[tuple[int, int]]:
         """See `Store.find_entry`."""
+        return self.find_entries([entry_id])[0]
+
+    def find_entries(self, ids: Sequence[bytes]) -> list[list[tuple[int, int]]]:
+        """See `Store.find_entries`."""
         with self._index_lock:
             self._index()
-            return list(self._entries.get(entry_id, ()))
+            return [list(self._entries.get(entry_id, ())) for entry_id in ids]
 
     def recall(self, key: str) -> range | None:
         """See `Store.recall`."""

@@ -62,6 +62,8 @@ SCHEMA_VERSION: Final = 4
 
 Node = tuple[int, int, bytes]
 """A node of the tree: level in steps of 8, number on it, hash."""
+_ReadIndexed = Callable[[sqlite3.Connection, int], "Iterator[_Indexed]"]
+"""What reads for an index the runs that begin after a position."""
 
 _COLUMNS: Final = "first, hashes, headers, offsets, data"
 _APPEND: Final = f"INSERT INTO appends ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)"
@@ -187,6 +189,18 @@ BUSY_SECONDS: Final = 10.0
 """How long to wait for a lock inside SQLite; only programs that are not Cairn make us wait."""
 
 
+class Candidates(NamedTuple):
+    """Where hashes may be found, as far as their first bits tell; all as it is at one moment."""
+
+    positions: list[list[int]]
+    """For each hash those in the tail, in order, each once."""
+    end: tuple[int, bytes | None]
+    """Position after the last block of the tail, and its hash: while they stay, so does the tail,
+    unless some of it is sealed."""
+    files: Sequence[Sealed]
+    """The manifest: what is not in the tail is there."""
+
+
 class SqliteStore:
     """The head, the keys, the blocks that are not sealed yet, and the manifest of those that are.
 
@@ -207,6 +221,7 @@ class SqliteStore:
         self._reader = Reader(self._path, self._open)
         self._scanners: list[Reader] = []  # at rest
         self._hash_index, self._entry_index = _TailIndex(), _TailIndex()  # under the read lock
+        self._files: list[Sealed] = []  # the manifest, when an index was last read, likewise
         self._is_mined: bool | None = None  # None: not known, or genesis has yet to come
         try:
             if read_only:
@@ -320,35 +335,54 @@ class SqliteStore:
             return None
         return segment.block(index - segment.start)
 
-    def find(self, block_hash: bytes) -> int | None:
-        """See `Store.find`. Reads the hashes that came since the last search, and keeps prefixes.
+    def find(self, hashes: Sequence[bytes]) -> Candidates:
+        """Look for blocks by their hashes (32 bytes each).
 
-        A stored hash that was changed after it was read is not found any more.
+        Reads the hashes that came since the last search, and keeps prefixes. A stored hash that was
+        changed after it was read is not found any more.
         """
-        follow = partial(self._hash_index.follow, read=self._read_hashes)
-        self._require_own_process()
-        with self._read_lock:
-            self._reader.run(follow)
-            candidates = self._hash_index.hashes.candidates(block_hash)
-        for position in candidates:
-            block = self.get(position)
-            if block is not None and block.stored_hash == block_hash:
-                return position
-        return None
+        return self._find(hashes, self._hash_index, self._read_hashes)
 
-    def find_entry(self, entry_id: bytes, hasher: Hasher) -> list[int]:
-        """Return the positions here of blocks with an entry whose id has this one's prefix.
-
-        In order, each once. Reads what came since the last search.
+    def find_entries(self, ids: Sequence[bytes], hasher: Hasher) -> Candidates:
+        """Look for blocks by the ids of their entries, likewise.
 
         Raises:
             DamagedError: as for `scan`.
         """
-        follow = partial(self._entry_index.follow, read=partial(self._read_ids, hasher))
+        return self._find(ids, self._entry_index, partial(self._read_ids, hasher))
+
+    def _find(self, hashes: Sequence[bytes], index: _TailIndex, read: _ReadIndexed) -> Candidates:
         self._require_own_process()
         with self._read_lock:
-            self._reader.run(follow)
-            return list(dict.fromkeys(self._entry_index.hashes.candidates(entry_id)))
+            self._reader.run(lambda connection: self._follow(connection, index, read))
+            found = [list(dict.fromkeys(some)) for some in index.hashes.candidates(hashes)]
+            return Candidates(found, index.end, self._files)
+
+    def _follow(
+        self, connection: sqlite3.Connection, index: _TailIndex, read: _ReadIndexed
+    ) -> None:
+        """Let what is in memory be as it is now, all at one moment. Requires the read lock."""
+        # Asked before all else, so that what is written meanwhile makes it another one next time.
+        moment = connection, *connection.execute("PRAGMA data_version").fetchone()
+        if moment == index.moment:
+            return
+        connection.execute("BEGIN")
+        try:
+            index.follow(connection, read)
+            self._files = self._followed(connection)
+        finally:
+            connection.rollback()
+        index.moment = moment
+
+    def _followed(self, connection: sqlite3.Connection) -> list[Sealed]:
+        """Return the manifest, by what was known of it: files are only ever added to it."""
+        known = self._files
+        found = self._manifest(connection, known[-1].first if known else -LIMIT_63)
+        if not known:
+            return found
+        if found[:1] != known[-1:]:
+            return self._manifest(connection)
+        return [*known, *found[1:]] if len(found) > 1 else known
 
     def recall(self, key: str) -> range | None:
         """See `Store.recall`."""
@@ -1007,6 +1041,8 @@ class _TailIndex:
     """An index of what the tail holds, which follows it. Owned by who has the read lock."""
 
     def __init__(self) -> None:
+        self.moment: tuple[sqlite3.Connection, int] | None = None
+        """When it was last read: what no other connection has written to since has not changed."""
         self._begin_anew(None)
 
     def _begin_anew(self, begin: int | None) -> None:
@@ -1022,37 +1058,34 @@ class _TailIndex:
         self._final = 0
         """What was final when it was read."""
 
-    def follow(
-        self,
-        connection: sqlite3.Connection,
-        read: Callable[[sqlite3.Connection, int], Iterator[_Indexed]],
-    ) -> None:
-        """Let go of what has gone and take in what has come, all as it is at one moment.
+    @property
+    def end(self) -> tuple[int, bytes | None]:
+        """See `Candidates.end`."""
+        return self._stop, self._last
+
+    def follow(self, connection: sqlite3.Connection, read: _ReadIndexed) -> None:
+        """Let go of what has gone and take in what has come. Requires a transaction.
 
         As long as its last block is there, so is all before it. Else at least what was final is.
         """
-        connection.execute("BEGIN")
-        try:
-            query = "SELECT (SELECT min(first) FROM runs), (SELECT max(final) FROM head)"
-            begin, final = connection.execute(query).fetchone()
-            if begin != self._begin:  # what is in the index is of sealed blocks now
+        query = "SELECT (SELECT min(first) FROM runs), (SELECT max(final) FROM head)"
+        begin, final = connection.execute(query).fetchone()
+        if begin != self._begin:  # what is in the index is of sealed blocks now
+            self._begin_anew(begin)
+        elif self._last != _hash_before(connection, self._stop):
+            query = "SELECT max(first) FROM runs WHERE first <= ?"
+            (first,) = connection.execute(query, (self._final,)).fetchone()
+            if first is None:
                 self._begin_anew(begin)
-            elif self._last != _hash_before(connection, self._stop):
-                query = "SELECT max(first) FROM runs WHERE first <= ?"
-                (first,) = connection.execute(query, (self._final,)).fetchone()
-                if first is None:
-                    self._begin_anew(begin)
-                else:
-                    self.hashes.drop(first)
-                    self._read, self._stop = first - 1, first
-            self._final = final or 0
-            for some in read(connection, self._read):
-                is_new = some.positions >= self._stop
-                self.hashes.add(some.positions[is_new], some.hashes[is_new])
-                self._read, self._stop = some.last, max(some.stop, self._stop)
-            self._last = _hash_before(connection, self._stop)
-        finally:
-            connection.rollback()
+            else:
+                self.hashes.drop(first)
+                self._read, self._stop = first - 1, first
+        self._final = final or 0
+        for some in read(connection, self._read):
+            is_new = some.positions >= self._stop
+            self.hashes.add(some.positions[is_new], some.hashes[is_new])
+            self._read, self._stop = some.last, max(some.stop, self._stop)
+        self._last = _hash_before(connection, self._stop)
 
 
 def _hash_before(connection: sqlite3.Connection, position: int) -> bytes | None:
