@@ -35,7 +35,8 @@ from cairn.core.genesis import Genesis, Limits, Terms, Work
 from cairn.core.header import Kind
 from cairn.core.rules import InvalidChainError
 from cairn.core.segment import Segment
-from cairn.core.work import MAX_BITS
+from cairn.core.work import MAX_BITS, work_of
+from cairn.ledger import chain as chain_module
 from cairn.ledger.chain import Chain
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.ledger.search import find_blocks, first_at
@@ -252,21 +253,89 @@ def test_list_under_a_key_is_the_same_only_if_all_of_it_is(ledger: Ledger) -> No
             ledger.make_entries(others, key="k")
 
 
-def test_retry_of_what_is_mined_does_not_wait_again(ledger: Ledger) -> None:
+def test_retry_of_what_is_final_does_not_wait_again(ledger: Ledger) -> None:
     first = ledger.submit(1, key="k")
     entry = entry_of(ledger, first)
     ledger._store.pool_remove([bytes.fromhex(first)])
     assert ledger.submit(1, key="k") == first  # it had been dropped, for its age
     assert ledger.entry(first).status == "pending"
     follow(ledger, [with_entries(ledger, entry)])
+    grow(ledger, *[[]] * DEPTH)
     ledger._store.pool_remove([bytes.fromhex(first)])
     assert ledger.submit(1, key="k") == first
-    assert (ledger._store.pool(), ledger.entry(first).status) == ([], "confirmed")
+    assert (ledger._store.pool(), ledger.entry(first).status) == ([], "final")
 
 
-def test_first_try_here_of_what_another_node_had_mined_does_not_wait(ledger: Ledger) -> None:
+@pytest.mark.parametrize("is_retry", [True, False], ids=["retry", "first try here"])
+def test_what_was_answered_while_it_was_confirmed_outlives_a_reorganisation_and_a_restart(
+    ledger: Ledger, is_retry: bool
+) -> None:
+    if is_retry:
+        ledger.submit(1, key="k")
+    [made] = ledger.make_entries([b"1"], key="k")
+    follow(ledger, [with_entries(ledger, made.entry)])
+    assert ledger.submit(1, key="k") == made.id.hex()
+    assert ledger.entry(made.id.hex()).status == "confirmed"
+    grow(ledger, *[[]] * (DEPTH + 2), at=1)  # so that its block is forgotten
+    assert list(ledger._store.sides()) == []
+    assert list(ledger.chain().waiting()) == [(made.id, made.entry)]
+
+
+def test_what_is_final_is_let_go_of_without_a_look_at_what_waits(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [ledger.submit(i) for i in range(6)]
+    entries = [one.entry for one in ledger._store.pool()]
+
+    def left() -> list[str]:
+        chain.forget_final()
+        return [one.id.hex() for one in ledger._store.pool()]
+
+    follow(ledger, [with_entries(ledger, entries[0])])
+    grow(ledger, *[[]] * DEPTH)
+    chain = ledger.chain()
+    assert left() == kept[1:], "of a run before"
+
+    looked_up: list[bytes] = []
+    monkeypatch.setattr(ledger._store, "find_entry", looked_up.append)
+    monkeypatch.setattr(ledger._store, "find_entries", looked_up.extend)
+    follow(ledger, [with_entries(ledger, entries[1], entries[2])])
+    follow(ledger, [with_entries(ledger, entries[3])])
+    assert left() == kept[1:], "they are confirmed"
+    grow(ledger, *[[]] * (DEPTH - 1))
+    assert left() == kept[3:]
+    grow(ledger, [])
+    assert left() == left() == kept[4:]
+    assert looked_up == []
+
+
+def test_the_end_is_seen_whole_by_other_threads_while_the_chain_moves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chain_module, "REMEMBERED", 1)
+    ledger = Ledger.in_memory(GENESIS)
+    chain, seen = ledger.chain(), []
+
+    def asked(bits: int) -> int:  # in the middle of it
+        seen.append((chain.length, chain.tip, chain.work, chain.final))
+        return work_of(bits)
+
+    monkeypatch.setattr(chain_module, "work_of", asked)
+    blocks = mined(*[[]] * 40, first=ledger[:1])
+    for start, stop in ((1, 4), (4, 41)):  # more at last than are remembered
+        before = chain.length, chain.tip, chain.work, chain.final
+        chain.advance([Segment.from_blocks(start, blocks[start:stop])])
+        assert set(seen) == {before}
+        assert (chain.length, chain.tip.index, chain.work) == (stop, stop - 1, 2 * (stop - 1))
+        assert chain.final == max(stop - DEPTH, 1) == ledger.final
+        assert chain.tip.hash == blocks[stop - 1].stored_hash
+        seen.clear()
+
+
+def test_first_try_here_of_what_is_final_does_not_wait(ledger: Ledger) -> None:
     [elsewhere] = ledger.make_entries([b"1"], key="k")
     follow(ledger, [with_entries(ledger, elsewhere.entry)])
+    grow(ledger, *[[]] * DEPTH)
     assert ledger.submit(1, key="k") == elsewhere.id.hex()
     assert ledger._store.pool() == []
     with pytest.raises(KeyReusedError):
@@ -372,15 +441,15 @@ def test_entry_that_goes_into_a_block_between_two_looks_is_found(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry_id = ledger.submit("x")
-    pool = ledger._store.pool
+    pool_has = ledger._store.pool_has
 
-    def mined_meanwhile() -> Any:
-        monkeypatch.setattr(ledger._store, "pool", pool)
+    def mined_meanwhile(found: bytes) -> bool:
+        monkeypatch.setattr(ledger._store, "pool_has", pool_has)
         follow(ledger, [with_entries(ledger, entry_of(ledger, entry_id))])
         ledger._store.pool_remove([bytes.fromhex(entry_id)])
-        return pool()
+        return pool_has(found)
 
-    monkeypatch.setattr(ledger._store, "pool", mined_meanwhile)
+    monkeypatch.setattr(ledger._store, "pool_has", mined_meanwhile)
     assert ledger.entry(entry_id) == Standing(entry_id, "confirmed", 1, 0, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ipaddress
+import itertools
 import logging
 import random
 import socket
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from websockets.utils import accept_key
 
-from cairn.core.errors import UsageError
+from cairn.core.errors import DamagedError, OutcomeUnknownError, StoreError, UsageError
 from cairn.net.events import (
     Close,
     Closed,
@@ -49,7 +50,14 @@ from cairn.node.link import (
     UNHANDLED_FRAMES,
     UPGRADE_BYTES,
 )
-from cairn.node.links import ACCEPTED, NetworkStoppedError
+from cairn.node import links
+from cairn.node.links import (
+    ACCEPTED,
+    STEP_SECONDS,
+    NetworkPausedError,
+    NetworkStoppedError,
+    SteadyClock,
+)
 from tests.net.sockets import (
     BINARY,
     CLOSE,
@@ -830,6 +838,137 @@ def test_a_bug_stops_the_network_and_lets_everyone_go(
         with running.peer() as refused:
             assert refused.status == 503
         assert "this is a bug" in caplog.text
+        caplog.clear()
+
+
+class Failing(Echo):
+    """An echo whose store fails when it is told to."""
+
+    def handle(self, event: Any, now: float) -> Any:
+        if isinstance(event, Received) and event.frame == b"disk full":
+            raise OutcomeUnknownError("writing failed")
+        return super().handle(event, now)
+
+
+@pytest.mark.parametrize("failures", [0, 3])
+def test_a_store_that_fails_pauses_the_network_until_it_does_not(
+    failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "PAUSE_SECONDS", 0.1)
+    machine, another = Failing(), Echo()
+    tried: list[str] = []
+    seen: list[bool] = []
+
+    def renew() -> Echo:
+        tried.append(threading.current_thread().name)
+        seen.append(running.links.alive or running.links.has_room)
+        if len(tried) <= failures:
+            raise DamagedError("it cannot be read")
+        return another
+
+    with here(machine, renew=renew) as running, running.peer() as peer, here() as other:
+        running.dial(other.url)
+        opened(running, 2)
+        peer.send(b"disk full")
+        assert peer.closed() == (1001, "the node's store has failed")
+        until(lambda: other.links.count == 0)
+        if failures:
+            with running.peer() as refused:
+                assert refused.status == 503
+            with pytest.raises(NetworkPausedError, match="begins anew: "):
+                running.do(lambda: running.links.call(lambda: 1))
+        until(lambda: running.links.alive)
+        assert tried == ["cairn-network"] * (failures + 1)
+        assert not any(seen)
+        assert running.do(lambda: running.links.call(lambda: 1)) == 1
+        with running.peer() as again:
+            again.send(b"hello")
+            assert again.receive() == b"hello"
+        assert received(running, 3) == []
+        assert [event.frame for event in another.seen(Received)] == [b"hello"]
+        assert "bug" not in caplog.text
+        assert caplog.text.count("the network begins anew in") == failures + 1
+        caplog.clear()
+
+
+def test_a_network_whose_store_fails_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renew() -> Echo:
+        raise StoreError("it fails on")
+
+    monkeypatch.setattr(links, "PAUSE_SECONDS", 30.0)
+    with here(Failing(), renew=renew) as running, running.peer() as peer:
+        peer.send(b"disk full")
+        peer.closed()
+        began = time.monotonic()
+        running.do(running.links.close)
+        assert time.monotonic() - began < 5
+
+
+def test_a_bug_while_the_network_begins_anew_ends_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(links, "PAUSE_SECONDS", 0.05)
+    with here(Failing(), renew=lambda: 1 // 0) as running, running.peer() as peer:
+        peer.send(b"disk full")
+        until(lambda: "this is a bug" in caplog.text)
+        until(lambda: running.links._bug is not None)
+        with pytest.raises(NetworkStoppedError, match="stopped"):
+            running.do(lambda: running.links.call(lambda: 1))
+        assert not running.links.alive
+        caplog.clear()
+
+
+# Time
+
+
+class Timed(Echo):
+    """An echo that keeps the times it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def handle(self, event: Any, now: float) -> Any:
+        self.times.append(now)
+        return super().handle(event, now)
+
+
+@pytest.mark.parametrize("by", [-STEP_SECONDS + 1, STEP_SECONDS - 1])
+def test_clock_that_is_set_by_little_changes_no_deadline(by: float) -> None:
+    wrong = [0.0]
+    machine = Timed()
+    clock = SteadyClock(lambda: time.time() + wrong[0])
+    with here(machine, clock=clock, renew=Timed) as running, running.peer() as peer:
+        peer.send(b"before")
+        assert peer.receive() == b"before"
+        wrong[0] = by
+        time.sleep(2 * TICK_SECONDS)
+        peer.send(b"after")
+        assert peer.receive() == b"after"
+        steps = [after - before for before, after in itertools.pairwise(machine.times)]
+        assert all(0 <= step < 2 for step in steps)
+
+
+@pytest.mark.parametrize("by", [-3600.0, STEP_SECONDS + 1, 3600.0])
+def test_clock_that_is_set_by_much_is_followed_with_no_deadline_under_way(
+    by: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = [0.0]
+    machine, another = Timed(), Timed()
+    clock = SteadyClock(lambda: time.time() + wrong[0])
+    with here(machine, clock=clock, renew=lambda: another) as running, running.peer() as peer:
+        peer.send(b"before")
+        assert peer.receive() == b"before"
+        wrong[0] = by
+        assert peer.closed() == (1001, "the node begins anew")
+        until(lambda: another.times)
+        assert abs(machine.times[-1] - time.time()) < 5, "it never saw the step"
+        assert abs(another.times[0] - time.time() - by) < 5
+        assert running.links.alive
+        with running.peer() as again:
+            again.send(b"after")
+            assert again.receive() == b"after"
+        assert caplog.text.count("the clock was set by") == 1
         caplog.clear()
 
 

@@ -33,8 +33,8 @@ often is dialled again after ten of them."""
 MINED: Final = 60
 """Intervals more until all entries are mined that users of honest nodes have submitted."""
 LAG: Final = 3
-"""Blocks that are not final, though enough follow, at some moment when all is well: there are a few
-that came too lately. It is waited for as long as for entries."""
+"""Blocks that enough follow, and that are not final yet, of those that came lately: there is a
+moment within as many intervals when no node has more."""
 LIES: Final = 5
 """After so many, somebody has refused a hostile peer: some get lost, or come to nothing."""
 LARGE: Final = 100
@@ -42,7 +42,7 @@ LARGE: Final = 100
 PARTED_EVERY: Final = 20
 """One run of so many has a partition that lasts longer than the final depth."""
 LATE: Final = 5
-"""And one of as many, those with this remainder, has nodes that are new, or were off for long."""
+"""And one of as many, with this remainder, has nodes that are new, or were off for long."""
 HALF_LIFE: Final = 3_600
 LATE_HALF_LIFE: Final = 300
 """Seconds. With the latter, who begins where others were at the beginning of a run needs a
@@ -276,12 +276,12 @@ class Run:
         world.part(side, reset=reset)
 
     def _agree(self, nodes: list[Node]) -> float:
-        """Wait until all have one head, and all entries are mined; return how long the first took.
+        """Wait until all have one head, all entries are mined, and what is due is final.
 
-        In intervals.
+        Returns how long the first took, in intervals.
 
         Raises:
-            Violation: `agree` or `mined`: it takes too long; or another one.
+            Violation: `agree`, `mined` or `lag`: it takes too long; or another one.
         """
         world = self.world
         since = world.now

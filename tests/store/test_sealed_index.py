@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from cairn.store.flat import Column, Sealed
 from cairn.store.sealed_index import SealedIndex
 from tests.store.branches import GENESIS, branch, segment_of
 from tests.store.sealed import database, files_of
+from tests.store.test_disk import Between
 
 BLOCKS = [GENESIS, *branch(GENESIS, "a", 60)]
 FINAL = 58
@@ -79,6 +81,14 @@ def test_everything_is_found_whatever_is_in_memory(
 ) -> None:
     for name, bound in BOUNDS[bounds].items():
         monkeypatch.setattr(sealed_index, name, bound)
+    read: list[Sealed] = []
+
+    def words(folder: Path, sealed: Sealed, column: Column, most: int) -> Any:
+        read.append(sealed)
+        return read_words(folder, sealed, column, most)
+
+    read_words = flat.words
+    monkeypatch.setattr(flat, "words", words)
     with closing(opened(directory, read_only=read_only)) as store:
         for _ in range(3):
             check(store)
@@ -86,6 +96,7 @@ def test_everything_is_found_whatever_is_in_memory(
             assert sum(map(len, index._arrays)) <= sealed_index.MOST_WORDS
             assert (len(index._files) == 14) == (not BOUNDS[bounds])
             assert (len(index._files) == 0) == (bounds == "nothing is")
+        assert len(read) <= 2 * 14, "an index was read twice"
 
 
 def some_hash(choose: random.Random) -> bytes:
@@ -93,9 +104,13 @@ def some_hash(choose: random.Random) -> bytes:
     return choose.choice([b"\x00", b"\x7f", b"\xff"]) * 5 + bytes([choose.randrange(3)]) * 27
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_candidates_are_those_that_the_files_name(seed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("longest", [2**21, 30])
+@pytest.mark.parametrize("seed", range(3))
+def test_candidates_are_those_that_the_files_name(
+    seed: int, longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also of very many equal prefixes, and of files of many sizes."""
+    monkeypatch.setattr(sealed_index, "LONGEST", longest)
     choose = random.Random(seed)
     files: list[Sealed] = []
     at = 0
@@ -123,6 +138,7 @@ def test_candidates_are_those_that_the_files_name(seed: int, tmp_path: Path) -> 
         assert not rest
         assert all(np.all(array[1:] >= array[:-1]) for array in index._arrays)
         assert 1 <= len(index._arrays) < 5
+        assert max(map(len, index._arrays)) <= longest
 
 
 def test_no_file_is_opened_for_what_is_not_there(directory: Path) -> None:
@@ -223,6 +239,29 @@ def test_what_another_seals_is_found(beside: tuple[DiskStore, DiskStore]) -> Non
     chain[-2:] = more
     check(reader, chain)
     assert all(reader.find(block.stored_hash) is None for block in lost)
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_a_block_is_found_that_is_sealed_while_it_is_looked_for(n: int, directory: Path) -> None:
+    """At the n-th moment before, in or after what is asked of the tail."""
+    last = next(block for block in BLOCKS[FINAL - 1 :] if len(block.entries) > 1)
+    more = branch(BLOCKS[-1], "more", 9)
+    for wanted in ("block", "entry"):
+        with closing(opened(directory, read_only=True)) as reader:
+            reader.find_entry(bytes(32))
+            assert last.index >= (reader._tail.begin() or 0)
+            copy = directory / f"{n} {wanted}"
+            copy.mkdir()
+            reader.backup(copy, lambda *_: None)
+        with closing(opened(copy)) as writer, closing(opened(copy, read_only=True)) as reader:
+            event = partial(advance, writer, more, more[-1].index)
+            between: Any = Between(reader._tail, event, n, often=False)
+            reader._tail = between
+            if wanted == "block":
+                assert reader.find(last.stored_hash) == last.index
+            else:
+                assert reader.find_entry(last.entries[1].id) == [(last.index, 1)]
+            assert between._left > 0 or writer._tail.begin() == more[-1].index
 
 
 def test_a_manifest_that_is_another_one_is_read_anew(beside: tuple[DiskStore, DiskStore]) -> None:

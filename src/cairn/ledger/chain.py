@@ -306,13 +306,10 @@ class Chain:
         What this node's user has given it, and what blocks hold that were taken off the chain.
         """
         for segment in self.store.sides():
-            entries = (entry for i in range(len(segment)) for entry in segment.entries(i))
-            for entry_id, entry in zip(self.ids(segment), entries, strict=True):
-                if not self.has_entry(entry_id):
-                    yield entry_id, entry
-        for pooled in self.store.pool():
-            if not self.has_entry(pooled.id):
-                yield pooled.id, pooled.entry
+            entries = [entry for i in range(len(segment)) for entry in segment.entries(i)]
+            yield from self._without_mined(self.ids(segment), entries)
+        kept = self.store.pool()
+        yield from self._without_mined([one.id for one in kept], [one.entry for one in kept])
 
     def forget_final(self) -> None:
         """Let go of entries of this node's user that are final: they are kept until then.
@@ -327,13 +324,19 @@ class Chain:
         final = self.store.final()
         if self._forgotten is None:
             kept = [pooled.id for pooled in self.store.pool()]
-            places = ((entry_id, self.store.find_entry(entry_id)) for entry_id in kept)
+            places = zip(kept, self.store.find_entries(kept), strict=True)
             self._forget([one for one, found in places if found and found[0][0] < final])
         else:
             for segment in self.store.scan(self._forgotten, final):
                 self._forget([one for one in self.ids(segment) if self.store.pool_has(one)])
                 self._forgotten = segment.stop
         self._forgotten = final
+
+    def _without_mined(
+        self, ids: Sequence[bytes], entries: Sequence[bytes]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        places = self.store.find_entries(ids)
+        return ((i, entry) for i, entry, at in zip(ids, entries, places, strict=True) if not at)
 
     def _forget(self, ids: Sequence[bytes]) -> None:
         if ids:

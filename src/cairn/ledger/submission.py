@@ -54,8 +54,12 @@ class Submission:
             self._store.pool_add(pooled)
             return
         final = self._store.final()  # first: what is found below it cannot change any more
-        places = ((one.id, self._store.find_entry(one.id)) for one in pooled)
-        mined = {one for one, found in places if found and found[0][0] < final}
+        places = self._store.find_entries([one.id for one in pooled])
+        mined = {
+            one.id
+            for one, found in zip(pooled, places, strict=True)
+            if found and found[0][0] < final
+        }
         if not self._require_same(key, pooled[0].id):
             try:
                 self._store.pool_add(pooled, key)

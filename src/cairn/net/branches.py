@@ -96,6 +96,8 @@ class Branch:
     """Of the chain that ends there; no less than that, where `is_deep`."""
     is_deep: bool
     """Whether following it would take final blocks off. Then no parts are kept."""
+    since: float
+    """When its first headers came."""
     shown: set[PeerId] = field(default_factory=set)
     """Who has shown it."""
     lacking: set[PeerId] = field(default_factory=set)

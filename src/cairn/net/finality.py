@@ -36,24 +36,25 @@ class Finality:
         self._seconds = min(intervals, limits.HELD_SECONDS)
         self._held = deque([(float("-inf"), hub.chain.length)])  # since when so many blocks
 
-    def most(self, start: int, stop: int, branches: Iterable[Branch], shown: int) -> int:
+    def most(self, start: int, stop: int, others: Iterable[Branch], branch: Branch | None) -> int:
         """Return how many blocks may be final when those from `start` to `stop` have come.
 
-        `branches` are the others with more work. `shown` is the work that all of the branch they
-        are of has, 0 where it is none that is long: one that no peer claims to surpass is taken for
-        what there is, and becomes final as it comes.
+        `others` are branches with more work, `branch` the one that the blocks are of, if any. A
+        long one that was shown a while ago, and that no peer claims to surpass, is taken for what
+        there is, and becomes final as it comes.
         """
         until = self._hub.now - self._seconds
         if self._expects_peers and all(peer.since > until for peer in self._hub.ready):
             return 0
         claims = (peer.claim.work for peer in self._hub.ready if peer.claim)
-        if shown and all(claim <= shown for claim in claims):
+        is_old = branch is not None and branch.is_long and branch.since <= until
+        if branch is not None and is_old and all(claim <= branch.work for claim in claims):
             held = stop
         else:
             held = max((length for since, length in self._held if since <= until), default=0)
             held = min(held, start)
         most = held - self._hub.chain.terms.final_depth
-        return min([most, *(branch.base.index + 1 for branch in branches)])
+        return min([most, *(other.base.index + 1 for other in others)])
 
     def moved(self, move: Move) -> None:
         """Note that the chain has moved."""

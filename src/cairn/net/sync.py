@@ -104,7 +104,7 @@ class Sync:
             return
         follows = (b for b in self.branches if b.end.hash == header.previous_hash)
         if header.previous_hash == chain.tip.hash and not self._is_known(claim):
-            branch = Branch(chain.tip, chain.tip, chain.work, is_deep=False)
+            branch = Branch(chain.tip, chain.tip, chain.work, False, self._hub.now)
         elif (found := next(follows, None)) is not None:
             branch = found
         else:
@@ -284,7 +284,7 @@ class Sync:
         base = self._chain.edge(position)
         is_deep = position + 1 < self._chain.final
         work = self._chain.work_above(position) if is_deep else self._chain.work_at(position)
-        return Branch(base, base, work, is_deep), headers[known:]
+        return Branch(base, base, work, is_deep, self._hub.now), headers[known:]
 
     def _extend(self, peer: Peer, branch: Branch, headers: bytes) -> bool:
         """Let headers go on with a branch, unless one is dated too far ahead of our clock.
@@ -493,8 +493,7 @@ class Sync:
         work = self._chain.work_at(pieces[0].start - 1)
         work += sum(total_work(piece.fields["bits"]) for piece in pieces)
         others = (b for b in self.branches if b is not branch and b.work > work)
-        shown = branch.work if branch is not None and branch.is_long else 0
-        most = self._finality.most(pieces[0].start, pieces[-1].stop, others, shown)
+        most = self._finality.most(pieces[0].start, pieces[-1].stop, others, branch)
         move = self._chain.advance(pieces, most)
         self._finality.moved(move)
         return move

@@ -17,9 +17,11 @@ from cairn.store import flat
 from cairn.store.flat import MOST_BLOCKS, Column, Sealed
 
 MOST_WORDS: Final = 2**23
-"""Words of 8 bytes in memory, at most: 64 MiB, and as much again while they are merged."""
+"""Words of 8 bytes in memory, at most: 64 MiB."""
 GROWTH: Final = 2
 """An array that is not so many times longer than the next is merged with it."""
+LONGEST: Final = 2**21
+"""Words of a merged array, at most: bounds how long a search takes that merges, to about 0.2 s."""
 
 _PLACES: Final = np.uint64(MOST_BLOCKS - 1)
 
@@ -30,7 +32,7 @@ class SealedIndex:
     A word of a file's index has the place of a block in the file; here it has its position. Each
     search takes in as many more files as it looks for hashes, so that none has to wait for all of
     history to be read, and one alone costs little more than to ask each file. The words lie in few
-    sorted arrays, each longer than the next: n files cost n log n, and a search some of them.
+    sorted arrays, that are merged as they become many.
 
     What lies beyond the bounds (`MOST_WORDS`, or positions that a word has no room for) is asked
     for file by file. An index that was changed after it was read is not looked at any more.
@@ -73,10 +75,13 @@ class SealedIndex:
             return
         # A place and where the file begins come to a position, which no prefix is touched by.
         arrays = [*self._arrays, words + np.uint64(sealed.first)]
-        while any(len(a) <= GROWTH * len(b) for a, b in pairwise(arrays[-2:])):
+        while any(
+            len(a) <= GROWTH * len(b) and len(a) + len(b) <= LONGEST
+            for a, b in pairwise(arrays[-2:])
+        ):
             # Of two arrays that are sorted, which a stable sort makes use of.
             arrays[-2:] = [np.sort(np.concatenate(arrays[-2:]), kind="stable")]
-        self._arrays = arrays
+        self._arrays = [array for array in arrays if len(array)]
         self._files.append(sealed)
 
     def _found(self, hashes: Sequence[bytes]) -> list[list[int]]:
@@ -86,7 +91,8 @@ class SealedIndex:
         most = least | _PLACES
         for array in self._arrays:
             begins = array.searchsorted(least)
-            ends = array.searchsorted(most, "right")
-            for i in np.flatnonzero(begins < ends).tolist():
-                found[i] += (array[begins[i] : ends[i]] & _PLACES).tolist()
+            is_there = array.take(begins, mode="clip") - least <= _PLACES  # the last may be less
+            for i in np.flatnonzero(is_there).tolist():
+                end = array.searchsorted(most[i], "right")
+                found[i] += (array[begins[i] : end] & _PLACES).tolist()
         return found

@@ -370,6 +370,10 @@ class SqliteStore:
         try:
             index.follow(connection, read)
             self._files = self._followed(connection)
+            if self._files and index.begin is not None and index.begin < self._files[-1].stop:
+                raise DamagedError(
+                    f"{self._path}: block {index.begin} is in a file and in the tail"
+                )
         finally:
             connection.rollback()
         index.moment = moment
@@ -1047,7 +1051,7 @@ class _TailIndex:
 
     def _begin_anew(self, begin: int | None) -> None:
         self.hashes = HashIndex()
-        self._begin = begin
+        self.begin = begin
         """The first block of the tail."""
         self._read = -LIMIT_63
         """Where the last run begins that is in the index."""
@@ -1070,7 +1074,7 @@ class _TailIndex:
         """
         query = "SELECT (SELECT min(first) FROM runs), (SELECT max(final) FROM head)"
         begin, final = connection.execute(query).fetchone()
-        if begin != self._begin:  # what is in the index is of sealed blocks now
+        if begin != self.begin:  # what is in the index is of sealed blocks now
             self._begin_anew(begin)
         elif self._last != _hash_before(connection, self._stop):
             query = "SELECT max(first) FROM runs WHERE first <= ?"
