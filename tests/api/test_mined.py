@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partialmethod
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,11 +18,14 @@ from typing import Any, Final, TypeVar
 import httpx
 import jsonschema_rs
 import pytest
+from click.testing import CliRunner
 
 from cairn import KeyReusedError, Ledger
 from cairn.api.routes import description
 from cairn.api.schemas import SCHEMAS
+from cairn.cli import main
 from cairn.core.entry import Entry
+from cairn.core.errors import CairnError, NoSuchBlockError, OutcomeUnknownError, StoreError
 from cairn.core.genesis import Genesis, Work
 from cairn.core.header import Header
 from cairn.core.segment import Segment
@@ -28,15 +33,28 @@ from cairn.core.work import MAX_BITS, target_of
 from cairn.ledger.chain import Chain
 from cairn.ledger.ledger import now_us
 from cairn.net.events import Mined
-from cairn.node import Node
+from cairn.net.pool import Pool
+from cairn.node import Node, links
+from cairn.node import peering as peering_module
+from cairn.node.changes import Tip
+from cairn.node.links import NetworkPausedError
+from cairn.node.peering import (
+    HALTED_NAME,
+    SUBMITTED_AT_ONCE,
+    Peers,
+    PoolFullError,
+    why_halted,
+)
 from cairn.proof.checkpoint import Checkpoint
 from cairn.store.interface import Pooled
 from cairn.store.memory import MemoryStore
 from tests.api.answers import problem
 from tests.api.conftest import Serve
 from tests.api.servers import PATIENCE, Server, metric, start
+from tests.net.sockets import upgrade
 
 Found = TypeVar("Found")
+Kept = TypeVar("Kept", bound=MemoryStore)
 DEPTH: Final = 4
 SLOW: Final = Work(interval=1_000_000, half_life=3_600_000_000, final_depth=DEPTH)
 """Whose target stays as it is for as long as a test takes: blocks are made by hand."""
@@ -207,7 +225,8 @@ def test_lines_wait_all_or_nothing(serve: Serve, tmp_path: Path) -> None:
     with server.client() as client:
         problem(client.post("/blocks", content=b"1\nNaN"), 400, "bad-entry")
         too_many = b"\n".join(b"%d" % i for i in range(50_001))
-        problem(client.post("/blocks", content=too_many), 503, "pool-full")
+        answer_ = problem(client.post("/blocks", content=too_many), 413, "too-large")
+        assert "50001 entries are more than may wait" in answer_["detail"]
         assert client.get("/peers").json()["pool"] == {"entries": 0, "bytes": 0}
         answer = client.post("/blocks", content=b"1\n2\n3")
         assert answer.status_code == 202
@@ -236,14 +255,36 @@ class Counting(MemoryStore):
         super().pool_add(pooled, key)
 
 
-def in_memory() -> tuple[Ledger, Counting]:
+class Failing(Counting):
+    """Cannot be written while it `fails`, as a full disk."""
+
+    fails = False
+
+    def advance(self, *args: Any, **kwargs: Any) -> None:
+        self._try()
+        super().advance(*args, **kwargs)
+
+    def set_addresses(self, urls: Sequence[str]) -> None:
+        self._try()
+        super().set_addresses(urls)
+
+    def pool_add(self, pooled: Sequence[Pooled], key: str | None = None) -> None:
+        self._try()
+        super().pool_add(pooled, key)
+
+    def _try(self) -> None:
+        if self.fails:
+            raise OutcomeUnknownError("writing failed (disk full)")
+
+
+def in_memory(kind: type[Kept]) -> tuple[Ledger, Kept]:
     block = Genesis(name="test", seal=SLOW).block(timestamp=now_us(), salt=bytes(16), bits=MAX_BITS)
-    store = Counting(Segment.from_blocks(0, [block]), mined=True)
+    store = kind(Segment.from_blocks(0, [block]), mined=True)
     return Ledger(store), store
 
 
 def test_those_who_submit_at_once_share_a_durable_write(tmp_path: Path) -> None:
-    ledger, store = in_memory()
+    ledger, store = in_memory(Counting)
 
     async def run() -> None:
         async with Node(ledger, tmp_path) as node:
@@ -257,7 +298,7 @@ def test_those_who_submit_at_once_share_a_durable_write(tmp_path: Path) -> None:
 
 
 def test_one_who_is_refused_is_not_the_others_problem(tmp_path: Path) -> None:
-    ledger, store = in_memory()
+    ledger, store = in_memory(Counting)
 
     async def run() -> Sequence[Any]:
         async with Node(ledger, tmp_path) as node:
@@ -272,8 +313,71 @@ def test_one_who_is_refused_is_not_the_others_problem(tmp_path: Path) -> None:
     assert {one.id for one in store.pool()} == {*first, *plain}
 
 
+def test_what_finds_no_room_now_is_refused_and_takes_nobody_s_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, store = in_memory(Counting)
+    monkeypatch.setattr(peering_module._Pool, "__init__", partialmethod(Pool.__init__, entries=100))
+
+    async def run() -> None:
+        async with Node(ledger, tmp_path) as node:
+            peering = node.peering
+            assert peering is not None
+            kept = ledger.make_entries([b"%d" % i for i in range(75)])
+            await peering.submit(kept)
+            for i in range(25):
+                peering._pool.add(bytes([i]) * 32, bytes(20), 0.0, "a peer")
+            with pytest.raises(PoolFullError):
+                await node.submit([b"1"] * 26)
+            assert store.pool() == []
+            fits, retry, new = (ledger.make_entries([b"1"] * n) for n in (20, 20, 6))
+            requests = [fits, [*retry, *kept], new, kept, fits, new[:5]]
+            assert await peering.has_room(requests) == [True, False, False, True, True, True]
+            with pytest.raises(KeyReusedError):
+                await asyncio.gather(node.submit([b"1"] * 24, "k"), node.submit([b"2"], "k"))
+            assert len(peering._pool) == 100
+
+    asyncio.run(run())
+
+
+def test_others_have_their_turn_while_many_entries_are_submitted(tmp_path: Path) -> None:
+    ledger, _ = in_memory(Counting)
+
+    async def run() -> None:
+        async with Node(ledger, tmp_path) as node:
+            peering = node.peering
+            assert peering is not None
+            entries = ledger.make_entries([b"1"] * (3 * SUBMITTED_AT_ONCE))
+            task = asyncio.create_task(peering.submit(entries))
+            await asyncio.sleep(0)
+            assert await peering.links.call(lambda: len(peering._pool)) == SUBMITTED_AT_ONCE
+            await task
+            assert len(peering._pool) == len(entries)
+
+    asyncio.run(run())
+
+
+def test_housekeeping_is_not_done_where_peers_would_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, _ = in_memory(Counting)
+    threads: list[str] = []
+    monkeypatch.setattr(peering_module, "HOUSEKEEPING_SECONDS", 0.01)
+    monkeypatch.setattr(
+        Chain, "forget_final", lambda _: threads.append(threading.current_thread().name)
+    )
+
+    async def run() -> None:
+        async with Node(ledger, tmp_path):
+            while len(threads) < 2:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    assert not {"cairn-network", "MainThread"} & set(threads)
+
+
 def test_all_who_wait_are_told_by_one_block(tmp_path: Path) -> None:
-    ledger, _ = in_memory()
+    ledger, _ = in_memory(Counting)
 
     async def run() -> None:
         async with Node(ledger, tmp_path) as node:
@@ -290,6 +394,79 @@ def test_all_who_wait_are_told_by_one_block(tmp_path: Path) -> None:
             assert {one.id for one in standings if one} == {one.hex() for one in ids}
             assert {(one.block, one.status) for one in standings if one} == {(1, "confirmed")}
             assert not node._waiting
+            assert peering.pooled == (0, 0)
+
+    asyncio.run(run())
+
+
+# A store that fails
+
+
+def test_a_node_whose_disk_was_full_goes_on_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "PAUSE_SECONDS", 0.2)
+    ledger, store = in_memory(Failing)
+
+    async def run() -> None:
+        async with Node(ledger, tmp_path, peers=Peers(threads=1)) as node:
+
+            async def reached(condition: Callable[[], object]) -> None:
+                async with asyncio.timeout(PATIENCE):
+                    while not condition():
+                        await asyncio.sleep(0.01)
+
+            peering = node.peering
+            assert peering is not None
+            await reached(lambda: node.length > 3)
+            first = (await node.submit([b"1"]))[0]
+            store.fails = True
+            await reached(lambda: not node.healthy)
+            with pytest.raises(CairnError) as refused:
+                await node.submit([b"2"])
+            assert isinstance(refused.value, OutcomeUnknownError | NetworkPausedError)
+            stood = node.length
+            await asyncio.sleep(1)
+            assert not node.healthy, "it comes and goes"
+            assert (len(ledger), node.length) == (stood, stood)
+            store.fails = False
+            await reached(lambda: node.healthy and node.length > stood + 3)
+            second = (await node.submit([b"3"]))[0]
+            await reached(lambda: store.find_entry(first) and store.find_entry(second))
+            assert peering.miner is not None
+            assert peering.miner.alive
+        assert ledger.validate().valid
+
+    asyncio.run(run())
+
+
+def test_a_move_of_which_the_disk_failed_to_say_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "PAUSE_SECONDS", 0.05)
+
+    class Doubtful(MemoryStore):
+        def advance(self, *args: Any, **kwargs: Any) -> None:
+            super().advance(*args, **kwargs)
+            if self.end() == 3:
+                raise OutcomeUnknownError("was it written?")
+
+    ledger, _ = in_memory(Doubtful)
+
+    async def run() -> None:
+        async with Node(ledger, tmp_path) as node:
+            peering = node.peering
+            assert peering is not None
+            for length in (2, 3):
+                [entry] = await node.submit([b"%d" % length])
+                waiting = asyncio.create_task(node.mined(entry, PATIENCE))
+                await asyncio.sleep(0.01)
+                chain = peering._chain
+                entries = [one.entry for one in chain.store.pool()][-1:]
+                peering.links.tell(Mined(found(chain.candidate(entries, now_us()))))
+                standing = await waiting
+                assert standing is not None
+                assert (standing.block, node.length) == (length - 1, length)
             assert peering.pooled == (0, 0)
 
     asyncio.run(run())
@@ -315,7 +492,10 @@ def hashes(directory: Path) -> list[str]:
 
 
 def test_those_who_follow_know_the_chain_through_a_reorganisation(
-    two: tuple[Path, Path], serve: Serve, following: Callable[..., Following]
+    two: tuple[Path, Path],
+    serve: Serve,
+    following: Callable[..., Following],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, other = two
     before, after = hashes(one), hashes(other)
@@ -333,6 +513,8 @@ def test_those_who_follow_know_the_chain_through_a_reorganisation(
         assert client.get(f"/entries/{entry}").json()["status"] == "confirmed"
         assert metric(client, "cairn_reorganisation_depth_count") == 0
 
+        # Another user's: what it has signed is final here with the next block.
+        monkeypatch.setenv("CAIRN_HOME", str(other.with_name("home")))
         peer = serve("--peer", address, ledger=other)
         told = [live.next() for _ in range(5)]
         assert [(event_id, name) for event_id, name, _ in told] == [
@@ -347,7 +529,7 @@ def test_those_who_follow_know_the_chain_through_a_reorganisation(
         for at, wanted in ((9, told), (8, told[1:])):
             late = following(server, last_event_id=f"{at}-{before[at]}")
             assert [late.next() for _ in wanted] == wanted
-        assert [final.next()[:2] for _ in range(2)] == [("5", "block"), ("6", "block")]
+        assert final.next()[:2] == ("5", "block")
 
         standing = client.get(f"/entries/{entry}").json()
         assert standing["status"] == "pending", "what was taken off waits again"
@@ -433,6 +615,42 @@ def test_only_final_blocks_are_signed_and_proved(two: tuple[Path, Path], serve: 
             assert answer_.headers["cache-control"] == "no-store", path
 
 
+def test_side_blocks_are_read_once_for_who_follows_from_what_never_was(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    before = hashes(one)
+    with Ledger.open(other, read_only=True) as heavier:
+        branch = Segment.join(list(heavier.scan(8)))
+    reads: list[int] = []
+
+    async def run() -> None:
+        ledger = Ledger.open(one)
+        ledger.chain().advance([branch])
+        async with Node(ledger, tmp_path) as node:
+            peering = node.peering
+            assert peering is not None
+            sides = peering.sides
+
+            def read() -> Iterator[Segment]:
+                reads.append(1)
+                return sides()
+
+            monkeypatch.setattr(peering, "sides", read)
+            for number in range(5):
+                with pytest.raises(NoSuchBlockError):
+                    await node.require_known(Tip(9, bytes([number]) * 32))
+            await node.require_known(Tip(9, bytes.fromhex(before[9])))
+            assert len(reads) == 1
+            # The chain has moved, and nobody was told yet.
+            mine(peering._chain, [["c1"]])
+            with pytest.raises(NoSuchBlockError):
+                await node.require_known(Tip(9, bytes(32)))
+            assert len(reads) == 2
+
+    asyncio.run(run())
+
+
 def test_a_node_that_would_have_to_change_final_blocks_stops_loudly(tmp_path: Path) -> None:
     one, other = new(tmp_path / "one"), tmp_path / "other"
     shutil.copytree(one, other)
@@ -450,6 +668,58 @@ def test_a_node_that_would_have_to_change_final_blocks_stops_loudly(tmp_path: Pa
         assert metric(client, "cairn_halted") == 1
         assert client.get("/head").json()["index"] == 6, "reading goes on"
         assert "this node has stopped" in server.log()
+        with server.wire() as wire:
+            wire.send(upgrade())
+            assert wire.answer().status == 503, "it takes links"
+        assert metric(client, "cairn_peer_links") == 0
+
+
+def test_a_halted_node_stays_so_after_a_restart_until_a_person_resumes_it(tmp_path: Path) -> None:
+    one, other = new(tmp_path / "one"), tmp_path / "other"
+    shutil.copytree(one, other)
+    mine_in(one, [[i] for i in range(6)])
+    mine_in(other, [[-i] for i in range(9)])
+    refused = CliRunner().invoke(main, ["resume", "--ledger", str(one)])
+    assert refused.exit_code == 2
+    assert "has not stopped" in refused.output
+    with start(one) as server, server.client() as client:
+        with start(other, "--peer", server.url.replace("http", "ws")):
+            until(lambda: client.get("/health").status_code == 503)
+        halted = client.get("/peers").json()["halted"]
+        refused = CliRunner().invoke(main, ["resume", "--ledger", str(one)])
+        assert refused.exit_code == 2, "its node runs"
+        server.kill()
+    (one / "checkpoint").unlink()
+    with start(one, "--mine") as server, server.client() as client:
+        time.sleep(2 * SLOW.interval / 1e6)
+        assert client.get("/health").status_code == 503
+        assert client.get("/peers").json()["halted"] == halted
+        assert halted in server.log()
+        problem(client.post("/block", content=b"1"), 503, "halted")
+        problem(client.get("/checkpoint"), 503, "unavailable")
+        assert not (one / "checkpoint").exists()
+        assert (client.get("/head").json()["index"], len(hashes(one))) == (6, 7)
+        assert metric(client, "cairn_hash_rate") == 0
+        with server.wire() as wire:
+            wire.send(upgrade())
+            assert wire.answer().status == 503
+    resumed = CliRunner().invoke(main, ["resume", "--ledger", str(one)])
+    assert (resumed.exit_code, resumed.output) == (0, f"it had stopped: {halted}\n")
+    with start(one, "--mine") as server, server.client() as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/peers").json()["halted"] is None
+        until(lambda: client.get("/head").json()["index"] > 6)
+        assert client.get("/checkpoint").status_code == 200
+
+
+def test_a_node_that_cannot_say_whether_it_has_halted_does_not_start(tmp_path: Path) -> None:
+    directory = new(tmp_path / "ledger")
+    (directory / HALTED_NAME).mkdir()
+    with Ledger.open(directory) as ledger, pytest.raises(StoreError, match="cannot be read"):
+        Node(ledger, directory)
+    (directory / HALTED_NAME).rmdir()
+    (directory / HALTED_NAME).touch()  # cut off by a crash
+    assert why_halted(directory)
 
 
 # Instant ledgers

@@ -43,6 +43,7 @@ from cairn.net.limits import (
     QUEUED_BYTES,
     TICK_SECONDS,
 )
+from cairn.node import links
 from cairn.node.link import (
     LINGER_SECONDS,
     SUBPROTOCOL,
@@ -50,7 +51,6 @@ from cairn.node.link import (
     UNHANDLED_FRAMES,
     UPGRADE_BYTES,
 )
-from cairn.node import links
 from cairn.node.links import (
     ACCEPTED,
     STEP_SECONDS,

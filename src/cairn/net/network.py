@@ -243,7 +243,7 @@ class Network:
     def _no_room(self, host: str) -> str | None:
         """Return why one who has dialled us cannot stay, or None."""
         others = [peer for peer in self._hub.peers.values() if peer.dialled is None]
-        if len(others) > limits.PEERS - limits.DIALLED:
+        if len(others) >= limits.PEERS - limits.DIALLED:  # one place is left for a feeler
             return f"{len(others) - 1} others have dialled this node already"
         if self._book.is_discouraged(self._hub.now, host=host):
             return "this address has broken a rule lately"

@@ -500,7 +500,7 @@ class Sync:
 
     def _is_settling(self) -> bool:
         """Whether peers that we know of may yet have to say where their chains end."""
-        said = sum(peer.claim is not None for peer in self._hub.ready)
+        said = sum(peer.claim is not None and bool(peer.urls) for peer in self._hub.ready)
         return said < self._expected and self._hub.now < self._until
 
     def _is_soon_more(self, branch: Branch, pieces: list[Segment]) -> bool:

@@ -41,8 +41,8 @@ from cairn.node.link import Link, answer_upgrade, dialling
 
 Result = TypeVar("Result")
 
-ACCEPTED: Final = PEERS - DIALLED
-"""Links that others open, at most."""
+ACCEPTED: Final = PEERS - DIALLED - 1
+"""Links that others open, at most: one more than we keep up is ours, to see what else there is."""
 TURN: Final = 256
 """What the machine did is carried out so many events at a time, before others have their turn."""
 TRIED: Final = 4
