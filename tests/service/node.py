@@ -3,9 +3,10 @@
 Usage: node DIRECTORY OPTIONS. The options are a JSON object: "constants" by their full names,
 "bounds" as of `cairn.api.bounds.Bounds`, "slow_start": seconds that starting a process takes,
 "broken_commit": the number of the commit that meets a bug, "slow_commit": seconds from when a
-commit is durable until the node knows. It says what `cairn serve` says. Then it takes orders on its
-standard input, if its calls go through the library of `tests.faults.shim`: "fail K ERROR MODE", as
-`Shim.arm`; "heal"; and says "done" to each, or how many calls have failed.
+commit is durable until the node knows, "mines": whether it mines. It says what `cairn serve` says.
+Then it takes orders on its standard input, if its calls go through the library of
+`tests.faults.shim`: "fail K ERROR MODE", as `Shim.arm`; "heal"; and says "done" to each, or how
+many calls have failed.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from cairn.api.bounds import Bounds
 from cairn.api.guard import Access
 from cairn.api.server import serve
 from cairn.ledger.writer import Append
+from cairn.node.peering import Peers
 from tests.faults.shim import Mode, Shim
 
 
@@ -81,7 +83,11 @@ def main(directory: str, options: str) -> None:
         print(f"Cairn on {url}  (ledger {directory}, {len(ledger)} blocks)", flush=True)
 
     bounds = Bounds(**chosen.get("bounds", {}))
-    serve(Path(directory), host="127.0.0.1", port=0, access=Access(), bounds=bounds, ready=ready)
+    peers = Peers(threads=1) if chosen.get("mines") else None
+    serve(
+        Path(directory), host="127.0.0.1", port=0, access=Access(), bounds=bounds, peers=peers,
+        ready=ready,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

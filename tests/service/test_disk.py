@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cairn import Ledger
+from cairn.core.genesis import Genesis, Work
 from tests.faults import shim
 from tests.service.harness import (
     PATIENCE,
@@ -40,11 +42,11 @@ WRITERS = 8
 
 
 @contextmanager
-def failing(path: Path, library: Path) -> Iterator[Server]:
+def failing(path: Path, library: Path, **options: Any) -> Iterator[Server]:
     """Run a node whose disk fails when it is told to."""
     path.parent.mkdir(exist_ok=True)
     environment = shim.environment(library, path.parent)
-    server = start_node(path, environment=environment)
+    server = start_node(path, environment=environment, **options)
     with running(server, may_log=True):
         yield server
 
@@ -164,6 +166,51 @@ def test_a_node_can_be_stopped_while_its_disk_fails(
         assert again.status == 201
         assert client.get("/validate").value["valid"] is True
         assert [b["data"] for b in client.get("/").value["chain"]].count("lost?") == 1
+
+
+def test_a_miner_goes_on_when_its_disk_does(shim_library: Path, memory_path: Path) -> None:
+    path = memory_path / "disk" / "ledger"
+    path.parent.mkdir()
+    seal = Work(interval=30_000, half_life=1_000_000, final_depth=4)
+    Ledger.create(path, Genesis(seal=seal), bits=0x1F00FFFF).close()
+    with (
+        failing(path, shim_library, mines=True) as server,
+        server.client() as client,
+        server.client() as other,
+    ):
+
+        def height() -> int:
+            index = other.get("/head").value["index"]
+            assert isinstance(index, int)
+            return index
+
+        def submitted(key: str) -> str:
+            answer = client.ask("POST", "/block?wait=30", b'"x"', {"idempotency-key": key})
+            assert answer.status == 201, answer
+            entry = answer.value["entry"]
+            assert isinstance(entry, str)
+            return entry
+
+        entries = [submitted("before")]
+        for error, mode in (("ENOSPC", "STICKY"), ("EIO", "SYNC_ONCE")):
+            server.tell(f"fail 1 {error} {mode}")
+            until(lambda: other.get("/health").status == 503)
+            if mode == "STICKY":
+                assert refusal(client.post("lost?", f"{error}-lost")) in REFUSALS
+                stood = height()
+                time.sleep(2.5)  # it tries again after one second, and after two
+                assert (height(), other.get("/health").status) == (stood, 503)
+                assert client.get("/blocks/1").status == 200, "reading needs no space"
+            assert int(server.tell("heal")) > 0
+            until(lambda: other.get("/health").status == 200)
+            entries.append(submitted(f"after-{error}-{mode}"))
+        for entry in entries:
+            found = client.get(f"/entries/{entry}").value
+            assert found["status"] in ("confirmed", "final")
+            assert found["duplicates"] == []
+        assert "bug" not in server.errors()
+        assert server.stop() < STOP_SECONDS
+    require_valid(path)
 
 
 def test_a_bug_in_the_writer_is_answered_and_shown_and_the_node_can_be_stopped(

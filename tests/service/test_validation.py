@@ -211,7 +211,7 @@ import os, sys, time
 
 def opened(path, *others, **options):
     if str(path).endswith(".segment"):
-        time.sleep(float(os.environ.get("OPENING_SECONDS", "0.1")))
+        time.sleep(0.1)
     return open_(path, *others, **options)
 
 open_, os.open = os.open, opened
@@ -261,7 +261,6 @@ def test_processes_that_validate_end_with_the_command(
     slow: tuple[Path, dict[str, str]], number: int, wait: float
 ) -> None:
     path, environment = slow
-    environment["OPENING_SECONDS"] = "0.5"  # it is not to end before it is stopped
     command = [sys.executable, "-m", "cairn", "validate", "--ledger", str(path)]
     with subprocess.Popen(
         command, env=os.environ | environment, stderr=subprocess.PIPE, start_new_session=True
