@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -317,7 +317,7 @@ def test_what_finds_no_room_now_is_refused_and_takes_nobody_s_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger, store = in_memory(Counting)
-    monkeypatch.setattr(peering_module._Pool, "__init__", partialmethod(Pool.__init__, entries=100))
+    monkeypatch.setattr(peering_module, "Pool", partial(Pool, entries=100))
 
     async def run() -> None:
         async with Node(ledger, tmp_path) as node:

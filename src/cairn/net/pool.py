@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -96,6 +96,21 @@ class Pool:
             return Added.FULL
         self._insert(entry_id, _Waiting(entry, now, source))
         return Added.NEW
+
+    def has_room(self, requests: Sequence[Mapping[bytes, bytes]]) -> list[bool]:
+        """Whether all entries (by id) of each request would be kept, after those before it."""
+        count, size = len(self) - len(self._from_peers), self._kept_size
+        taken: set[bytes] = set()
+        found = []
+        for entries in requests:
+            kept = {i for i in entries if i in self and i not in self._from_peers}
+            new = entries.keys() - taken - kept
+            more = count + len(new), size + sum(len(entries[entry_id]) for entry_id in new)
+            found.append(not new or (more[0] <= self._entries and more[1] <= self._size))
+            if found[-1]:
+                count, size = more
+                taken |= new
+        return found
 
     def give_back(self, entries: Iterable[tuple[bytes, bytes]], now: float) -> None:
         """Put entries (id, entry) that have left the chain in front of all, in this order.

@@ -115,26 +115,6 @@ class Peers:
     """That mine; 0: this node does not."""
 
 
-class _Pool(Pool):
-    """The pool of a node, which is asked for room first."""
-
-    def has_room(self, requests: Sequence[Sequence[StoredEntry]]) -> list[bool]:
-        """Whether all entries of each request would be kept, after those of requests before it."""
-        count, size = len(self) - len(self._from_peers), self._kept_size
-        taken: set[bytes] = set()
-        found = []
-        for entries in requests:
-            new = {one.id: len(one.entry) for one in entries if one.id not in taken}
-            for entry_id in [i for i in new if i in self and i not in self._from_peers]:
-                del new[entry_id]
-            more = count + len(new), size + sum(new.values())
-            found.append(not new or (more[0] <= self._entries and more[1] <= self._size))
-            if found[-1]:
-                count, size = more
-                taken.update(new)
-        return found
-
-
 class Peering:
     """Everything of a node that only a work ledger has, on one event loop."""
 
@@ -188,14 +168,14 @@ class Peering:
         """Blocks that were found here and joined the chain."""
         self._found_here: set[bytes] = set()  # hashes; owned by the event loop
 
-    def _begin(self) -> tuple[Chain, _Pool, AddressBook, Network]:
+    def _begin(self) -> tuple[Chain, Pool, AddressBook, Network]:
         """Return the chain as it is stored, and what works on it.
 
         Raises:
             CairnError: the store cannot be read.
         """
         peers, chaos = self._peers, random.SystemRandom()
-        chain, pool = self._ledger.chain(), _Pool()
+        chain, pool = self._ledger.chain(), Pool()
         known = chain.store.addresses()
         book = AddressBook(peers.urls, known, own=peers.address, random=chaos)
         pool.give_back(chain.waiting(), self._clock())
@@ -285,7 +265,8 @@ class Peering:
         Raises:
             NetworkStoppedError: the network does not run.
         """
-        return await self.links.call(lambda: self._pool.has_room(requests))
+        by_id = [{one.id: one.entry for one in entries} for entries in requests]
+        return await self.links.call(lambda: self._pool.has_room(by_id))
 
     async def submit(self, entries: Sequence[StoredEntry]) -> None:
         """Let entries of this node's user, for which there was room, wait to be mined.
