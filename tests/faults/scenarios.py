@@ -451,7 +451,6 @@ SCENARIOS: Final[Scenarios] = {
     "append with a checkpoint": (log_nearly_full, append_twice),
     "close": (appended, close),
     "backup": (opened, backup),
-    "import": (nothing, import_),
     "seal": (tail_full, append_keyed),
     "erase": (opened, erase_last),
     "erase in a file": (tail_not_full, erase_first),
@@ -461,6 +460,7 @@ SCENARIOS: Final[Scenarios] = {
 SOAKED: Final[Scenarios] = {
     "create over leftovers": (left_over, create),
     "backup into an empty directory": (opened_and_target_empty, backup),
+    "import": (nothing, import_),
     "import into an empty directory": (target_empty, import_),
     "seal the first file": (nothing_sealed, append_keyed),
     "seal an overgrown tail": (tail_overgrown, append),

@@ -109,7 +109,7 @@ def test_what_recovery_finds_survives_a_power_loss(story: str, power_loss: Power
     assert not problems, "\n".join(problems)
 
 
-LONG = ("create", "import", "reorganise and seal")
+LONG = ("create", "reorganise and seal")
 """While their calls fail in the default run, there is no power loss in it."""
 
 
