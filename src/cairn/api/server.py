@@ -151,7 +151,9 @@ class Server(uvicorn.Server):
     def run_until_stopped(self) -> None:
         """Serve; raises what `ready` raised, and KeyboardInterrupt where Ctrl-C was the end."""
         _allow_files(self._files)
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        log = logging.getLogger("uvicorn.error")
+        log.setLevel(logging.ERROR)
+        log.addFilter(_says_something)
         self.run(sockets=[self._listener])
         if self._failure is not None:
             raise self._failure
@@ -204,6 +206,11 @@ class Server(uvicorn.Server):
                 assert isinstance(connection, Connection)
                 if connection.keeps_waiting:
                     connection.transport.abort()
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Leave out that a stop waited for requests, where there was none any more."""
+    return not record.getMessage().startswith("Cancel 0 running")
 
 
 def listen(host: str, port: int) -> socket.socket:
