@@ -169,3 +169,5 @@ async def _mine(ledger: Ledger, directory: Path, peers: Peers | None, blocks: in
     click.echo(f"found {peering.mined} blocks in {seconds:.1f} s; the chain has {length}")
     if peering.halted:
         raise Failed(f"stopped: {peering.halted}")
+    if not stop.is_set():
+        raise Failed("it cannot go on: the log says why")
