@@ -306,10 +306,14 @@ class Chain:
         What this node's user has given it, and what blocks hold that were taken off the chain.
         """
         for segment in self.store.sides():
-            entries = [entry for i in range(len(segment)) for entry in segment.entries(i)]
-            yield from self._without_mined(self.ids(segment), entries)
+            yield from self.unmined(segment)
         kept = self.store.pool()
         yield from self._without_mined([one.id for one in kept], [one.entry for one in kept])
+
+    def unmined(self, segment: Segment) -> Iterator[tuple[bytes, bytes]]:
+        """Return id and bytes of what checked blocks hold that is not on this chain, in order."""
+        entries = [entry for i in range(len(segment)) for entry in segment.entries(i)]
+        return self._without_mined(self.ids(segment), entries)
 
     def forget_final(self) -> None:
         """Let go of entries of this node's user that are final: they are kept until then.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -138,9 +139,9 @@ class Branch:
         Returns the first part whose headers have to be asked for again.
         """
         self.cut = max(self.cut, self.base.index + 1)
-        for i, part in enumerate(self.parts):
-            if i == window or sum(len(s.data) for s in self.here.values()) > limits.WINDOW_BYTES:
-                break
+        if sum(len(piece.data) for piece in self.here.values()) > limits.WINDOW_BYTES:
+            return None
+        for part in islice(self.parts, window):
             if part.stop <= self.cut:
                 continue
             if part.run is None:

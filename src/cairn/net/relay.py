@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from cairn.core.merkle import leaf_hash
-from cairn.core.segment import Segment
 from cairn.ledger.chain import Move
 from cairn.net import limits
 from cairn.net.addresses import group_of
@@ -98,22 +97,12 @@ class Relay:
         self._mined.update(dict.fromkeys(connected[-limits.KNOWN_IDS :]))
         for entry_id in list(islice(self._mined, max(len(self._mined) - limits.KNOWN_IDS, 0))):
             del self._mined[entry_id]
-        back = [
-            (entry_id, entry)
-            for segment in move.disconnected
-            for entry_id, entry in self.entries(segment)
-            if not self._chain.has_entry(entry_id)
-        ]
+        back = [found for segment in move.disconnected for found in self._chain.unmined(segment)]
         if back:
             for entry_id, _ in back:
                 self._mined.pop(entry_id, None)
             self.pool.give_back(back, self._hub.now)
             self._came([entry_id for entry_id, _ in back])
-
-    def entries(self, segment: Segment) -> Iterable[tuple[bytes, bytes]]:
-        """Return id and bytes of all entries of some blocks."""
-        found = (entry for i in range(len(segment)) for entry in segment.entries(i))
-        return zip(self._chain.ids(segment), found, strict=True)
 
     def candidates(self) -> list[bytes]:
         """Return what the next block should hold."""

@@ -46,8 +46,6 @@ class HeaderRequest:
     locator: list[bytes]
     """What they are to follow: one of these."""
     claimed: Claim
-    begun: float
-    """When the first of a long branch were asked for."""
     branch: Branch | None
     """What they are to go on with; None: from a block of our chain on."""
     before: Edge | None
@@ -147,7 +145,7 @@ class Sync:
             return
         branch, headers = request.branch, message.headers
         if branch is not None and branch.end != request.before:  # it has grown meanwhile
-            self._ask_headers(peer, [branch.end.hash], branch, begun=request.begun)
+            self._ask_headers(peer, [branch.end.hash], branch)
             return
         if headers:
             if branch is None or branch.end == branch.base:
@@ -163,7 +161,7 @@ class Sync:
             self._require_shown(branch, request.claimed)
         if branch is not None:
             if not is_last:
-                self._ask_headers(peer, [branch.end.hash], branch, begun=request.begun)
+                self._ask_headers(peer, [branch.end.hash], branch)
             elif branch.work < request.claimed.work:
                 peer.claim = None  # until it says something new
             self._consider(branch)
@@ -221,7 +219,8 @@ class Sync:
             return None
         self._chain.check_headers(block.headers, tip)
         self._chain.check_bodies(block)
-        return self._advance([block], None)
+        work = self._chain.work + total_work(block.fields["bits"])
+        return self._advance([block], work, None)
 
     def overdue(self) -> list[Peer]:
         """Return the peers that have not answered in time."""
@@ -435,18 +434,14 @@ class Sync:
         locator: list[bytes],
         branch: Branch | None = None,
         part: Part | None = None,
-        *,
-        begun: float | None = None,
     ) -> None:
         assert peer.claim is not None
         self._number += 1
-        now = self._hub.now
         peer.headers = HeaderRequest(
             self._number,
-            now + limits.HEADERS_SECONDS,
+            self._hub.now + limits.HEADERS_SECONDS,
             locator,
             peer.claim,
-            now if begun is None else begun,
             branch,
             branch.end if branch else None,
             part,
@@ -483,15 +478,16 @@ class Sync:
         if work <= chain.work or self._is_soon_more(branch, pieces):
             self._request()
             return
-        move = self._advance(pieces, branch)
+        move = self._advance(pieces, work, branch)
         branch.rebase(chain.tip)
         self._moved(move)
         self.settle()
 
-    def _advance(self, pieces: list[Segment], branch: Branch | None) -> Move:
-        """Let the chain move, to blocks of a branch or to one that was found here."""
-        work = self._chain.work_at(pieces[0].start - 1)
-        work += sum(total_work(piece.fields["bits"]) for piece in pieces)
+    def _advance(self, pieces: list[Segment], work: int, branch: Branch | None) -> Move:
+        """Let the chain move, to blocks of a branch or to one that was found here.
+
+        `work` is what it has then.
+        """
         others = (b for b in self.branches if b is not branch and b.work > work)
         most = self._finality.most(pieces[0].start, pieces[-1].stop, others, branch)
         move = self._chain.advance(pieces, most)
