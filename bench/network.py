@@ -31,14 +31,15 @@ from cairn.core.work import MAX_BITS, target_of, work_of
 from cairn.hashing import best_hasher
 from cairn.hashing.search import NONCE_BYTES
 from cairn.ledger.exchange import export_lines, import_chain
-from cairn.net.limits import BODIES_SECONDS
+from cairn.net.limits import BODIES_SECONDS, HELD_SECONDS
 from cairn.store.disk import DiskStore
 
 NODES: Final = 8
 BLOCKS: Final = 24
 BLOCK_BYTES: Final = 1_000_000
 SEGMENT: Final = 8192
-INTERVAL: Final = 1_000_000
+INTERVAL: Final = 10_000_000
+NEXT_BLOCKS: Final = 20
 DAY: Final = 86400 * 10**6
 BEGAN: Final = 1_700_000_000_000_000
 PATIENCE: Final = 60.0
@@ -101,11 +102,7 @@ def bench_hop(folder: Path) -> Iterator[tuple[str, str]]:
             _until(lambda a=address, n=2 if number < NODES else 1: _connected(a) == n)
         mined = []
         for number in range(1, BLOCKS + 1):
-            assert miner.stdin is not None
-            assert miner.stdout is not None
-            miner.stdin.write(f"{BLOCK_BYTES}\n")
-            miner.stdin.flush()
-            mined.append(float(miner.stdout.readline()))
+            mined.append(_mine(miner, BLOCK_BYTES))
             _until(lambda n=number: _index(addresses[-1]) == n)
     seen = [_times(log) for log in logs]
     hops: list[list[float]] = []
@@ -118,6 +115,15 @@ def bench_hop(folder: Path) -> Iterator[tuple[str, str]]:
     yield "**a hop** (goal: median under 100 ms)", spread(every, 1e3, "ms")
     yield "a hop, 9 of 10 at most", f"{1e3 * every[len(every) * 9 // 10]:.4g} ms"
     yield f"the whole line, {NODES - 1} hops", spread([sum(one) for one in warm], 1e3, "ms")
+
+
+def _mine(miner: subprocess.Popen[str], size: int) -> float:
+    """Have a block of so many bytes mined; return when it joined the miner's chain."""
+    assert miner.stdin is not None
+    assert miner.stdout is not None
+    miner.stdin.write(f"{size}\n")
+    miner.stdin.flush()
+    return float(miner.stdout.readline())
 
 
 def _times(log: Path) -> dict[int, float]:
@@ -163,7 +169,7 @@ def bench_sync(folder: Path) -> Iterator[tuple[str, str]]:
 
     before = imported("before")
     serving = []
-    for twist in ("honest", "stalls", "corrupts"):
+    for twist in ("mines", "stalls", "corrupts"):
         serving.append((twist, folder / twist / "ledger"))
         shutil.copytree(chain, serving[-1][1])
     fresh = folder / "fresh" / "ledger"
@@ -172,11 +178,17 @@ def bench_sync(folder: Path) -> Iterator[tuple[str, str]]:
         log = stack.enter_context((folder / "log").open("wb+"))
         address = stack.enter_context(node(fresh, log))
         began = time.perf_counter()
-        for twist, path in serving:
-            stack.enter_context(peer(path, address, twist))
+        miner, *_ = [stack.enter_context(peer(path, address, twist)) for twist, path in serving]
         _until(lambda: _index(address) == MILLION, 600)
         synced = time.perf_counter() - began
         refusals = httpx.get(f"http://{address}/metrics").text
+        time.sleep(HELD_SECONDS)  # then they may become final, by the blocks that come
+        mined = []
+        for number in range(1, NEXT_BLOCKS + 1):
+            mined.append(_mine(miner, 1000))
+            _until(lambda n=number: _index(address) == MILLION + n)
+    seen = _times(Path(log.name))
+    delays = [seen[MILLION + number] - at for number, at in enumerate(mined, start=1)]
     taken = median([before, imported("after")])
     said = dict(
         re.findall(r'^cairn_peer_refusals_total\{rule="(\S+)"\} (\S+)$', refusals, re.MULTILINE)
@@ -191,6 +203,7 @@ def bench_sync(folder: Path) -> Iterator[tuple[str, str]]:
         "peers let go meanwhile, by rule",
         ", ".join(f"{k} {float(n):.0f}" for k, n in said.items()),
     )
+    yield f"the next {NEXT_BLOCKS} blocks, while it seals the others", spread(delays, 1e3, "ms")
     goal = f"goal at most 3, and {BODIES_SECONDS:.0f} s more for who stalls"
     yield f"**ratio** ({goal})", f"{synced / taken:.2f} ×"
 

@@ -44,8 +44,10 @@ from cairn.ledger.standing import Standing
 from cairn.ledger.writer import Append
 from cairn.proof.checkpoint import Checkpoint
 from cairn.proof.keyring import Keyring
+from cairn.store import disk
 from cairn.store.interface import Pooled
 from tests.builders import SEAL, START, mine, mined, salts
+from tests.store.sealed import files_of
 
 GENESIS = Genesis(name="test", seal=SEAL, limits=Limits(size=2048))
 DEPTH = SEAL.final_depth
@@ -308,6 +310,73 @@ def test_what_is_final_is_let_go_of_without_a_look_at_what_waits(
     grow(ledger, [])
     assert left() == left() == kept[4:5]
     assert looked_up == []
+
+
+def test_of_much_that_is_final_at_once_what_waits_is_looked_up_and_not_every_entry(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain_module, "FEW_FINAL", 2)
+    kept = [ledger.submit(i) for i in range(4)]
+    entries = [one.entry for one in ledger._store.pool()]
+    chain = ledger.chain()
+    chain.forget_final()
+    follow(ledger, [with_entries(ledger, entries[0])])
+    follow(ledger, [with_entries(ledger, entries[1], entries[2])])
+    grow(ledger, *[[]] * DEPTH)
+    follow(ledger, [with_entries(ledger, entries[3])])
+    asked: list[bytes] = []
+    monkeypatch.setattr(ledger._store, "pool_has", asked.append)
+    chain.forget_final()
+    assert [one.id.hex() for one in ledger._store.pool()] == kept[3:], "it is confirmed"
+    assert asked == []
+
+
+def test_what_a_first_sync_has_brought_becomes_final_in_turns(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is sealed in turns, by the blocks that come after it, also after a restart."""
+    monkeypatch.setattr(chain_module, "FINAL_AT_ONCE", 3)
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 3)
+    blocks = mined(*([n] for n in range(30)), first=ledger[:1])
+    chain = ledger.chain()
+    chain.advance([Segment.from_blocks(1, blocks[1:19])], most_final=1)
+    assert chain.final == 1
+    finals = []
+    for block in blocks[19:]:
+        if block.index == 21:
+            chain = ledger.chain()
+        chain.advance([Segment.from_blocks(block.index, [block])])
+        finals.append(chain.final)
+        assert ledger.final == chain.final
+        assert len(files_of(tmp_path / "ledger")) <= len(finals)
+    assert finals == [4, 7, 10, 13, 16, *range(25 - DEPTH, 32 - DEPTH)]
+    assert ledger[:] == blocks
+    assert ledger.validate().valid
+
+
+def test_after_a_restart_a_chain_is_the_same_with_less_of_it_at_hand(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little of it is final."""
+    monkeypatch.setattr(chain_module, "REMEMBERED", 2)
+    before = ledger.chain()
+    blocks = mined(*([n] for n in range(3 * DEPTH)), first=ledger[:1])
+    before.advance([Segment.from_blocks(1, blocks[1:])], most_final=3)
+    chain = ledger.chain()
+    assert len(chain._known) == 2 + DEPTH
+    for one in (before, chain):
+        assert (one.length, one.work, one.final) == (len(blocks), 2 * (len(blocks) - 1), 3)
+        assert one.tip.hash == blocks[-1].stored_hash
+        for block in blocks:
+            assert one.position(block.stored_hash) == block.index
+            assert one.edge(block.index).hash == block.stored_hash
+            assert one.work_at(block.index) == 2 * block.index
+        assert one.locator()[-1] == blocks[0].stored_hash
+    other = mined(*["other"] * len(blocks), first=blocks[:4])[4:]
+    move = chain.advance([Segment.from_blocks(4, other)])  # from before what is at hand
+    assert [segment.start for segment in move.disconnected][:1] == [4]
+    assert chain.work == 2 * (len(other) + 3) == ledger._store.work()
+    assert ledger[:] == [*blocks[:4], *other]
 
 
 def test_the_end_is_seen_whole_by_other_threads_while_the_chain_moves(

@@ -23,6 +23,7 @@ from cairn.net.events import Action, Close, Event, Halted, HeadMoved, Note, Open
 from cairn.net.handshake import Handshake
 from cairn.net.limits import FUTURE_SECONDS
 from cairn.net.messages import (
+    Addresses,
     Bodies,
     Entries,
     GetBodies,
@@ -383,6 +384,14 @@ def test_answers_that_nobody_asked_for_are_passed_over() -> None:
     assert peer.refused is None
     assert not peer.has_moved
     assert len(peer.node.relay.pool) == 0
+
+
+def test_addresses_that_nobody_asked_for_are_heard_once() -> None:
+    peer = Peer.met(node_of(CHAIN))
+    first, second = "ws://20.0.0.1:80", "ws://20.0.0.2:80"
+    assert peer.say(Addresses([first])) == peer.say(Addresses([second])) == []
+    assert first in peer.node._book
+    assert second not in peer.node._book
 
 
 def test_a_branch_from_below_what_is_final_stops_the_node_loudly() -> None:

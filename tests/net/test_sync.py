@@ -13,8 +13,10 @@ from cairn.core.work import MAX_BITS, bits_of, work_of
 from cairn.net import limits
 from cairn.net.events import Submitted
 from cairn.net.messages import (
+    Addresses,
     Bodies,
     Entries,
+    GetAddresses,
     GetBodies,
     GetHeaders,
     Have,
@@ -26,7 +28,7 @@ from cairn.net.network import Network
 from cairn.net.pool import Pool
 from tests.builders import START, mined
 from tests.net.wiring import Script, Wires
-from tests.simulator.world import settings
+from tests.simulator.world import settings, url_of
 
 LATE = Work(interval=10_000_000, half_life=100_000_000, final_depth=6)
 REAL = mined(*[[]] * 20, seal=LATE, bits=bits_of(2**251))
@@ -164,6 +166,16 @@ def test_nodes_that_meet_a_halted_one_are_not_kept_waiting() -> None:
     another = wires.node()
     wires.link(another, halted)
     assert wires.links_of(halted) == wires.links_of(another) == 0
+
+
+def test_an_address_that_leads_to_a_peer_that_is_there_already_is_told_to_others() -> None:
+    wires = Wires(REAL[:1], NOW)
+    nodes = wires.node(expects=1), wires.node(expects=1)
+    wires.link(*nodes)
+    for node, other in (nodes, nodes[::-1]):  # which of two links stays goes by the keys
+        wires.open(node, url_of("20.1.0.0"), other)
+        [told] = Script(wires, node, "another").say(GetAddresses())
+        assert told == Addresses([url_of("20.1.0.0")])
 
 
 # Headers

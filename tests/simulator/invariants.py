@@ -194,6 +194,22 @@ class Checker:
         view.final = node.chain.final
         self._finalise(view)
 
+    def stopped(self, node: Node) -> None:
+        """Look at an honest node when it stops.
+
+        Raises:
+            Violation: `halt`: no chain of anybody honest has had more work without what is final.
+        """
+        chain, last = self.views[node.number].chain, node.chain.final - 1
+        blocks = self.judge.blocks
+        for at, block in blocks.items():
+            if block.work > blocks[chain[-1]].work:
+                while blocks[at].index > last:
+                    at = blocks[at].previous
+                if at != chain[last]:
+                    return
+        raise Violation("halt", f"{node} stops, and need not")
+
     def node(self, node: Node) -> None:
         """Look at all that an honest node has.
 

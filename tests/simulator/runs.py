@@ -344,10 +344,8 @@ class Run:
         for node, final in zip(world.nodes, before, strict=True):
             if world.checker.views[node.number].chain[: len(final)] != final:
                 raise Violation("final", f"{node} has changed what was final before it stopped")
-            is_lost = bound.get(node, best) != best
-            if is_lost is not (node in world.halted):
-                what = "goes on" if is_lost else "stops, and need not"
-                raise Violation("halt", f"{node} {what} after a long partition")
+            if bound.get(node, best) != best and node not in world.halted:
+                raise Violation("halt", f"{node} goes on after a long partition")
             world.checker.node(node)
         return self._outcome(agreed)
 

@@ -67,3 +67,26 @@ def test_a_node_that_was_alone_in_a_long_partition_is_final_on_nothing_and_follo
     a, b = part(final_depth, 3 * final_depth, 3 * final_depth + 1, is_alone=True)
     assert a.network.halted is None
     assert a.head == b.head
+
+
+def test_those_who_know_of_one_another_only_by_a_node_that_stops_still_meet() -> None:
+    seal = Work(interval=30_000_000, half_life=3_600_000_000, final_depth=3)
+    configured: list[list[str]] = [["20.0.0.1"], [], ["20.0.0.0"]]
+    with quick(3):
+        world = World(1, seal=seal, faults=Faults(), delay=0.05, is_final=False)
+        hub, best, other = nodes = [
+            Node(world, number, configured=[url_of(host) for host in hosts])
+            for number, hosts in enumerate(configured)
+        ]
+        for node in nodes:
+            world.add(node)
+        world.part({0: 0, 1: 1, 2: 0}, reset=True)
+        world.run(15)
+        for node in (hub, best, hub, best, best):
+            for _ in range(4):
+                node.mine()
+                world.run(HELD)
+        assert other.head == hub.head
+        world.heal()
+        world.run(400, lambda: len(world.halted) == 2)
+    assert world.halted == [hub, other]

@@ -208,6 +208,19 @@ def test_nobody_stops_when_final_blocks_are_in_question(monkeypatch: Patch) -> N
     assert found(final_depth=4, is_parted=True) == "halt"
 
 
+def test_a_node_stops_though_nothing_final_is_in_question(monkeypatch: Patch) -> None:
+    without(monkeypatch, Sync, "_begin", ("position + 1 < self._chain.final", "True"))
+    assert found(partitions=2, blocks=25) == "halt"
+
+
+def test_a_node_stops_for_a_chain_of_less_work(monkeypatch: Patch) -> None:
+    without(monkeypatch, Sync, "on_head", ("if claim.work <= chain.work:", "if False:"))
+    without(monkeypatch, Sync, "ask", ("or claim.work <= self._chain.work or", "or"))
+    without(monkeypatch, Sync, "_consider", ("if branch.is_deep and branch.work > best:",
+            "if branch.is_deep:"), ("+ shown > best", "> 0"))  # fmt: skip
+    assert found(final_depth=4, is_parted=True) == "halt"
+
+
 def test_what_is_final_is_not_counted(monkeypatch: Patch) -> None:
     without(monkeypatch, Chain, "advance",
             ("segment.stop - self.terms.final_depth", "segment.stop - 2"))  # fmt: skip

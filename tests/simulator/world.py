@@ -457,6 +457,8 @@ class World:
     def stopped(self, node: Node) -> None:
         self._has_changed = True
         self.halted.append(node)
+        if node.is_honest:
+            self.checker.stopped(node)
 
     def moved(self, node: Node, action: HeadMoved) -> None:
         self._has_changed = True

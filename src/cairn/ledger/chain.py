@@ -32,6 +32,11 @@ REMEMBERED: Final = 1024
 """Blocks below the final depth whose hashes are kept at hand, about: where branches meet us."""
 LOCATOR_STEPS: Final = 10
 """Hashes in a locator before the steps between them double, as in Bitcoin."""
+FINAL_AT_ONCE: Final = 65_536
+"""Blocks that become final with one advance, at most: nodes of the tree are made of them meanwhile,
+and about as many are sealed. For what a first sync has brought, it takes some more blocks."""
+FEW_FINAL: Final = 8192
+"""Blocks whose entries are looked for one by one among those that are kept: some 60 ms."""
 
 
 class TooDeepError(CairnError):
@@ -104,7 +109,7 @@ class Chain:
         self._positions: dict[bytes, int] = {}  # of those known
         self._forgotten: int | None = None  # final blocks whose entries were let go of
         final = store.final()
-        self._remember(final)
+        self._remember()
         self._end = self._known_end(final)  # replaced as a whole
 
     @property
@@ -262,7 +267,8 @@ class Chain:
         """Let checked blocks follow the block before the first of them, in place of what does now.
 
         Durable when it returns. Requires that they are more work than what they replace. All that
-        enough blocks follow becomes final, but no more than `most_final` blocks in all.
+        enough blocks follow becomes final, but no more than `most_final` blocks in all, and no more
+        than `FINAL_AT_ONCE` that were not.
 
         Raises:
             TooDeepError: a final block would go.
@@ -274,7 +280,8 @@ class Chain:
         gone = tuple(self.store.scan(segment.start, self.length))
         work = self.work_at(segment.start - 1) + total_work(segment.fields["bits"])
         assert work > self.work, "a chain never gives way to one of less work, or of as much"
-        final = max(self.final, min(segment.stop - self.terms.final_depth, most_final))
+        due = min(segment.stop - self.terms.final_depth, most_final)
+        final = max(self.final, min(due, self.final + FINAL_AT_ONCE))
         self.store.advance(segment, work=work, final=final)
         self._follow(segment, final)
         return Move(gone, (segment,))
@@ -319,14 +326,14 @@ class Chain:
         """Let go of entries of this node's user that are final: they are kept until then.
 
         Looks all of them up the first time, and then only at the blocks that have become final
-        since. May be called in another thread, by one at a time.
+        since, unless these are many. May be called in another thread, by one at a time.
 
         Raises:
             OutcomeUnknownError: a write failed.
             DamagedError: a block cannot be read.
         """
         final = self.store.final()
-        if self._forgotten is None:
+        if self._forgotten is None or final - self._forgotten > FEW_FINAL:
             kept = [pooled.id for pooled in self.store.pool()]
             places = zip(kept, self.store.find_entries(kept), strict=True)
             self._forget([one for one, found in places if found and found[0][0] < final])
@@ -383,10 +390,10 @@ class Chain:
         index = self._base + len(self._known) - 1
         return _End(Edge(index, last.hash, last.timestamp), last.work, final)
 
-    def _remember(self, final: int) -> None:
-        """Take what is at hand from the store, of which so many blocks are final."""
+    def _remember(self) -> None:
+        """Take what is at hand from the store."""
         length = self.store.head().length
-        start = max(final - REMEMBERED, 0)
+        start = max(length - REMEMBERED - self.terms.final_depth, 0)
         work = self.store.work()
         for segment in self.store.scan(start, length):
             bits = segment.fields["bits"].tolist()

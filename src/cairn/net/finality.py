@@ -6,7 +6,7 @@ be made in no time. So they also must have followed for a while, in which others
 work; and nothing becomes final past the place where a branch parts that has shown more, or before a
 node that knows of peers has had one for as long: the first to answer may be hostile.
 
-What is due becomes final with the next block.
+What is due becomes final with the next block, 65,536 blocks at most with each.
 """
 
 from __future__ import annotations

@@ -306,6 +306,8 @@ class Network:
         if self._book.is_discouraged(hub.now, host=peer.host, key=key):
             self._refuse(peer, Refusal("busy", "this node has broken a rule lately"))
             return
+        if peer.dialled is not None:
+            self._book.met(peer.dialled, hub.now)
         twins = [p for p in hub.ready if p is not peer and p.handshake.peer_key == key]
         if twins:
             worse = self._worse(peer, twins[0])
@@ -316,8 +318,7 @@ class Network:
             if worse is peer:
                 return
         if peer.dialled is not None:
-            self._book.met(peer.dialled, hub.now)
-            peer.asked_addresses = True
+            peer.may_tell += 1
             hub.send(peer, GetAddresses())
         elif peer.handshake.peer_address:
             self._book.hear([peer.handshake.peer_address], peer.host)
@@ -361,8 +362,8 @@ class Network:
                     peer.gave_addresses = True
                     self._hub.send(peer, Addresses(self._book.shared(peer.host)))
             case Addresses():
-                if peer.asked_addresses:  # once
-                    peer.asked_addresses = False
+                if peer.may_tell > 0:
+                    peer.may_tell -= 1
                     self._book.hear(message.urls, peer.host)
             case Ping():
                 self._hub.send(peer, Pong(message.number))
@@ -407,6 +408,8 @@ class Network:
             f"end: final are all but the last {self._chain.terms.final_depth}. Nothing is taken "
             "back that was final; a person has to find out which chain is right"
         )
+        for peer in self._hub.ready:  # which may have no other way to one another
+            self._hub.send(peer, Addresses(self._book.shared(peer.host)))
         self._hub.actions.append(Halted(self.halted))
         for peer in list(self._hub.peers.values()):
             self._hub.close(peer, "this node has stopped")

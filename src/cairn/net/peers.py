@@ -89,8 +89,8 @@ class Peer:
     """Ids of entries that it knows of, the oldest first."""
     is_twin: bool = False
     """Whether there is another link to the same node, which stays."""
-    asked_addresses: bool = False
-    """Whether it was asked for addresses, and has not answered."""
+    may_tell: int = 1
+    """How often it may yet tell us addresses: when it was asked, and once when it stops."""
     gave_addresses: bool = False
     """Whether it was told addresses: once is enough."""
 
