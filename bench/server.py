@@ -14,8 +14,9 @@ from starlette.responses import Response
 import cairn.api.app
 from cairn.api.guard import Access
 from cairn.api.operations import Operation
-from cairn.api.routes import Service, operations
+from cairn.api.routes import operations
 from cairn.api.server import serve
+from cairn.api.service import Service
 
 
 async def do_nothing(service: Service, request: Request) -> Response:

@@ -10,6 +10,7 @@ import httpx
 
 from cairn.api.docs import VERIFY_CSP
 from cairn.api.guard import HEADERS
+from cairn.api.html import CSP
 from tests.api.servers import Answer
 
 PROBLEM: Final = "application/problem+json"
@@ -45,6 +46,8 @@ def guarded(headers: Mapping[str, str], path: str = "") -> None:
         own = {"Cache-Control": "no-cache"}
     elif path.startswith("/tile/"):
         own = {"Cache-Control": "max-age=31536000, immutable"}
+    elif path == "/docs":
+        own = {"Content-Security-Policy": CSP}
     elif path == "/verify":
         own = {"Content-Security-Policy": VERIFY_CSP}
     for name, value in {**HEADERS, **own}.items():

@@ -245,8 +245,17 @@ def example(path: str, entry: str = UNKNOWN) -> str:
 
     No entry has the same id on all ledgers: one has to be given.
     """
-    path = path.replace("{reference}", "0").replace("{path}", "0/000.p/1")
+    path = (
+        path.replace("{name}", "style.css")
+        .replace("{reference}", "0")
+        .replace("{path}", "0/000.p/1")
+    )
     return path.replace("{entry}", entry)
+
+
+def success(path: str) -> int:
+    """Return the status of a good answer to a GET of `path`."""
+    return 303 if path == "/search" else 200
 
 
 def genesis_entry(client: httpx.Client, **options: Any) -> str:

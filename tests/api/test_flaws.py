@@ -113,7 +113,7 @@ def test_no_get_changes_state_outside_the_lab(serve: Serve, tmp_path: Path) -> N
         for path in {operation.path for operation in operations(lab=True)}:
             for method in ("GET", "HEAD"):
                 with client.stream(method, example(path)) as answer:
-                    assert answer.status_code in (200, 404, 405)
+                    assert answer.status_code in (200, 303, 404, 405)
         problem(client.get("/tamper"), 404, "not-found")
         problem(client.post("/tamper"), 404, "not-found")
         assert client.get("/").content == before

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -546,11 +547,44 @@ def test_those_who_follow_know_the_chain_through_a_reorganisation(
         assert metric(client, "cairn_peer_messages_total", **bodies) >= 1
         assert metric(client, "cairn_peer_bytes_total", **bodies) > 20
         shown = conforms(client.get("/peers").json(), "Peers")
-        assert shown["reorganisations"] == 1
         assert shown["address"] == address
+        require_shown(client, before, after)
         with peer.client() as there:
             [seen] = conforms(there.get("/peers").json(), "Peers")["peers"]
             assert seen["key"] == shown["key"]
+
+
+def require_shown(client: httpx.Client, before: list[str], after: list[str]) -> None:
+    """Hold what a node says of itself to what has become of the ledgers that are `two`."""
+
+    def counted() -> dict[str, Any] | None:
+        shown = conforms(client.get("/peers").json(), "Peers")
+        [reorganisation] = shown["last_reorganisations"]
+        return None if reorganisation["returned"] is None else shown
+
+    shown = until(counted)
+    assert shown["reorganisations"] == 1
+    assert shown["head"] == {"index": 10, "hash": after[10]}
+    assert (shown["missing"], shown["final"]) == (0, 6), "a branch that parted is final later"
+    [reorganisation] = shown["last_reorganisations"]
+    when = datetime.fromisoformat(reorganisation.pop("timestamp"))
+    assert timedelta(0) < datetime.now(UTC) - when < timedelta(seconds=PATIENCE)
+    assert reorganisation == {
+        "depth": 2,
+        "before": {"index": 9, "hash": before[9], "work": "4"},
+        "after": {"index": 10, "hash": after[10], "work": "6"},
+        "returned": 2,
+    }
+    require_tree(shown, before, after)
+
+
+def require_tree(shown: dict[str, Any], before: list[str], after: list[str]) -> None:
+    """Hold the tree to both chains, the first of which has given way."""
+    final, tree = shown["final"], shown["tree"]
+    statuses = ["final"] * final + ["confirmed"] * (len(after) - final) + ["side"] * 2
+    found = [(block["hash"], block["status"]) for block in tree]
+    assert found == list(zip([*after, *before[8:]], statuses, strict=True))
+    assert [block["previous_hash"] for block in tree[1:]] == [*after[:-1], *before[7:9]]
 
 
 def _entries(directory: Path, index: int) -> Sequence[Entry]:
@@ -568,6 +602,10 @@ def test_a_restarted_node_still_knows_what_it_has_taken_off(
     with Ledger.open(one) as ledger:
         ledger.chain().advance([branch])
     server = serve(ledger=one)
+    with server.client() as client:
+        shown = conforms(client.get("/peers").json(), "Peers")
+    assert (shown["reorganisations"], shown["last_reorganisations"]) == (0, [])
+    require_tree(shown, before, after)
     late = following(server, last_event_id=f"9-{before[9]}")
     assert [late.next()[:2] for _ in range(5)] == [
         (f"8-{before[8]}", "disconnected"),
@@ -664,6 +702,8 @@ def test_a_node_that_would_have_to_change_final_blocks_stops_loudly(tmp_path: Pa
             until(lambda: client.get("/health").status_code == 503)
         halted = client.get("/peers").json()["halted"]
         assert "more work" in halted
+        shown = client.get("/peers", headers={"accept": "text/html"}).text
+        assert f"This node takes part no more:</strong> {halted}" in shown
         assert halted in problem(client.post("/block", content=b"1"), 503, "halted")["detail"]
         problem(client.post("/blocks", content=b"1"), 503, "halted")
         assert metric(client, "cairn_halted") == 1

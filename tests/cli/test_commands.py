@@ -211,6 +211,18 @@ def test_validate_exits_1_and_names_block_and_rule(directory: Path) -> None:
     assert [failure["index"] for failure in report["failures"]] == [1, 3]
 
 
+def test_validate_says_to_a_program_how_far_it_is(directory: Path) -> None:
+    add(*range(9))
+    assert run("validate", "--json").stderr == ""
+    result = run("validate", "--json", "--progress")
+    assert json.loads(result.stdout)["blocks"] == 10
+    line, *_ = map(json.loads, result.stderr.splitlines())
+    assert line.keys() == {"blocks", "of", "bytes", "seconds"}
+    assert (line["blocks"], line["of"]) == (10, 10)
+    assert line["bytes"] > 0
+    assert line["seconds"] >= 0
+
+
 def test_validate_takes_a_portion_and_starts_where_it_ended(directory: Path) -> None:
     add(*range(9))
     assert cairn("validate", "--from", "4").output.startswith("valid: 6 blocks, ")

@@ -599,6 +599,79 @@ def test_a_flipped_bit_of_a_witness_loses_the_witness_or_the_proof(page: Page) -
             ]
 
 
+# The steps of a proof
+
+
+def steps_of(result: Result) -> list[tuple[str, bool | None]]:
+    return [(step["name"], step["holds"]) for step in result["steps"]]
+
+
+STEPS = (
+    *("Receipt", "Id of the entry", "The entry is in the block", "Header of the block"),
+    *("Hash of the block", "Checkpoint", "The block is in the ledger"),
+)
+
+
+def test_every_step_of_a_proof_is_told(page: Page) -> None:
+    receipt = LEDGER.receipt(5, 3, witnesses=WITNESSES[:1])
+    result = verify(page, receipt, [LEDGER.key, *WITNESSES])
+    assert steps_of(result) == [
+        *((name, True) for name in STEPS),
+        ("Keys that you trust", True),
+        ("Signature of the ledger", True),
+        ("Cosignature of witness.example/one", True),
+        ("Cosignature of witness.example/two", None),
+        ("Signed by whom you trust", True),
+    ]
+    said = {step["name"]: step["said"] for step in result["steps"]}
+    salt, data = LEDGER.entries[5][3]
+    assert leaf(salt + data.encode()).hex() in said["Id of the entry"]
+    assert leaf(LEDGER.headers[5]).hex() in said["Hash of the block"]
+    assert tree([leaf(header) for header in LEDGER.headers]).hex() in said["Checkpoint"]
+    assert LEDGER.key.vkey in said["Signature of the ledger"]
+    assert WITNESSES[0].vkey in said["Cosignature of witness.example/one"]
+    assert ("Id of the ledger", True) in steps_of(verify(page, LEDGER.receipt(0), [LEDGER.key]))
+
+
+def test_without_a_key_the_last_step_is_left_to_the_person(page: Page) -> None:
+    result = verify(page, LEDGER.receipt(3), [])
+    assert steps_of(result)[-3:] == [
+        ("Keys that you trust", None),
+        ("Signature of the ledger", True),
+        ("Signed by whom you trust", None),
+    ]
+    assert result["log"] == LEDGER.key.vkey
+
+
+def test_the_last_step_that_is_told_is_the_one_that_fails(page: Page) -> None:
+    receipt, other = LEDGER.receipt(5, 3), LEDGER.receipt(3)
+    lines = receipt["checkpoint"].split("\n")
+    for altered, name in (
+        ({"salt": 1}, "Receipt"),
+        ({"data": "1"}, "The entry is in the block"),
+        ({"index": 4}, "Header of the block"),
+        ({"checkpoint": "x"}, "Checkpoint"),
+        ({"block_proof": other["block_proof"]}, "The block is in the ledger"),
+        (
+            {"checkpoint": "\n".join([*lines[:-2], f"{lines[-2][:-8]}AAAAAAA=", ""])},
+            "Signature of the ledger",
+        ),
+    ):
+        result = verify(page, receipt | altered, [LEDGER.key])
+        *before, last = steps_of(result)
+        assert (last, {holds for _, holds in before} <= {True}) == ((name, False), True)
+        assert result["steps"][-1]["said"] == result["reason"]
+    result = verify(page, receipt, [WITNESSES[0]])
+    assert steps_of(result)[-1] == ("Signed by whom you trust", False)
+
+
+def test_expected_and_found_are_told_of_a_hash_that_is_another(page: Page) -> None:
+    salt, _ = LEDGER.entries[3][0]
+    step = verify(page, LEDGER.receipt(3) | {"data": "1"}, [LEDGER.key])["steps"][-1]
+    assert step["expected"] == LEDGER.headers[3][64:96].hex()
+    assert step["found"] == leaf(salt + b"1").hex()
+
+
 # What a person sees
 
 
@@ -611,7 +684,7 @@ def test_a_chosen_file_is_proved_and_shown(open_page: OpenPage, tmp_path: Path) 
     )
     page.get_by_label("Choose a file").set_input_files(file)
     verdict = page.get_by_role("region", name="Verdict")
-    expect(verdict.get_by_role("heading")).to_have_text("Proved")
+    expect(verdict.get_by_role("heading", level=2)).to_have_text("Proved")
     expect(page.locator("#value")).to_have_text('{\n  "block": 5,\n  "entry": 3\n}')
     for text in (
         LEDGER.origin.removeprefix("cairn/"),
@@ -640,6 +713,23 @@ def test_a_pasted_receipt_waits_for_its_key(open_page: OpenPage) -> None:
     expect(page.locator("#facts")).to_be_empty()
     page.get_by_label("Receipt", exact=True).fill("")
     expect(title).to_have_text("No receipt yet")
+
+
+def test_the_steps_are_shown_with_signs_and_words(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_label("Keys that you trust").fill(f"{LEDGER.key.vkey} {WITNESSES[0].vkey}")
+    page.get_by_label("Receipt", exact=True).fill(to_json(LEDGER.receipt(3)))
+    steps = page.locator("#steps > li")
+    expect(steps).to_have_count(11)
+    expect(steps.nth(2)).to_contain_text("✓The entry is in the block: holdsIt is the data root")
+    expect(steps.nth(9)).to_contain_text("–Cosignature of witness.example/one: open")
+    page.get_by_label("Receipt", exact=True).fill(to_json(LEDGER.receipt(3) | {"data": "1"}))
+    expect(steps).to_have_count(3)
+    expect(steps.nth(2)).to_contain_text("✗The entry is in the block: does not hold")
+    expect(steps.nth(2).locator("dd").first).to_have_text(LEDGER.headers[3][64:96].hex())
+    expect(page.locator("#steps [aria-hidden=true]")).to_have_count(3)
+    page.get_by_label("Receipt", exact=True).fill("")
+    expect(page.get_by_text("Step by step")).to_be_hidden()
 
 
 def test_a_dropped_file_is_proved(open_page: OpenPage) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cairn import StoreError, UsageError
 from cairn.core.merkle import leaf_hash
 from cairn.hashing import best_hasher
-from cairn.store import disk
+from cairn.store import disk, runs, sqlite
 from cairn.store.disk import DiskStore
+from cairn.store.hash_index import HashIndex
 from cairn.store.interface import Pooled, Store
 from cairn.store.memory import MemoryStore
 from tests.builders import chain, segments
@@ -146,6 +148,53 @@ def test_final_blocks_stay_and_their_number_never_falls(open_store: Open) -> Non
             store.advance(segment_of(A[5:7]), work=work, final=4)
     store.advance(segment_of(A[5:7]), work=2**256 - 1, final=7 + 1)
     assert (store.work(), store.final()) == (2**256 - 1, 8)
+
+
+def test_final_blocks_of_an_overgrown_tail_are_sealed_a_file_an_advance(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
+    monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
+    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    DiskStore.create(memory_path)
+    model, blocks = Model(), branch(GENESIS, "a", 40)
+    with closing(DiskStore(memory_path, best_hasher())) as store:
+        model.begin(store)
+        model.advance([store], blocks[:30], 1)
+    for number in range(4):
+        with closing(DiskStore(memory_path, best_hasher())) as store:
+            model.advance([store], [blocks[30 + number]], 29)
+            model.check(store, 5)
+            ends = [sealed.stop for sealed in store._tail.sealed()]
+            assert ends == [9, 19, 29][: number + 1], "two files' worth, and a run or so"
+            assert store._tail.begin() == ends[-1]
+
+
+def test_what_is_sealed_of_an_overgrown_tail_costs_no_search_a_look_at_the_rest(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
+    monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
+    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    DiskStore.create(memory_path)
+    model, blocks, read = Model(), branch(GENESIS, "a", 40), list[int]()
+    with closing(DiskStore(memory_path, best_hasher())) as store:
+        model.begin(store)
+        model.advance([store], blocks[:30], 1)
+        model.check(store, 5)
+        add = HashIndex.add
+
+        def count(index: HashIndex, positions: Any, hashes: Any) -> None:
+            read.append(len(hashes))
+            add(index, positions, hashes)
+
+        monkeypatch.setattr(HashIndex, "add", count)
+        for block in blocks[30:34]:
+            model.advance([store], [block], 25)
+            model.check(store, 5)
+            assert sum(read) <= 1 + len(block.entries), "the new block, and no more"
+            read.clear()
+        assert store._tail.begin() == 25
 
 
 def test_a_work_ledger_is_not_appended_to_and_an_instant_one_does_not_advance(

@@ -13,6 +13,7 @@ from cairn.core.block import Block
 from cairn.core.canonical import canonical
 from cairn.core.entry import Entry
 from cairn.core.erasure import Erasure
+from cairn.core.errors import DamagedError
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
@@ -117,6 +118,22 @@ def test_a_hash_across_two_hashes_is_not_found(open_store: Open) -> None:
     store = open_store(segments(BLOCKS))
     across = BLOCKS[2].stored_hash[16:] + BLOCKS[3].stored_hash[:16]
     assert store.find(across) is None
+
+
+@pytest.mark.parametrize("run", [2, 1024])
+@pytest.mark.parametrize("sizes", [(9,), (1,) * 9, (1, 8), (4, 1, 4)])
+def test_bytes_of_every_range_are_those_of_its_entries(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...], run: int
+) -> None:
+    monkeypatch.setattr(runs, "RUN_BLOCKS", run)
+    store = open_store(segments(BLOCKS, *sizes))
+    for start in range(len(BLOCKS) + 1):
+        for stop in range(start, len(BLOCKS) + 1):
+            entries = [entry for block in BLOCKS[start:stop] for entry in block.entries]
+            size = sum(len(entry.to_bytes()) for entry in entries)
+            assert store.stored_bytes(start, stop) == size
+        with pytest.raises(DamagedError):
+            store.stored_bytes(start, len(BLOCKS) + 1)
 
 
 def test_head_moves_with_every_append(open_store: Open) -> None:

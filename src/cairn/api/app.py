@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn.api.bounds import Bounds
 from cairn.api.budget import Budget
+from cairn.api.explorer import views
 from cairn.api.guard import Access, Guard
+from cairn.api.laboratory import Laboratory
 from cairn.api.metrics import Metered, Metrics
 from cairn.api.operations import Operation
 from cairn.api.problems import (
@@ -26,7 +28,8 @@ from cairn.api.problems import (
     answer_http_error,
     answer_problem,
 )
-from cairn.api.routes import Service, operations
+from cairn.api.routes import operations
+from cairn.api.service import Service
 from cairn.core.errors import CairnError
 from cairn.node import Node
 from cairn.node.link import PATH
@@ -49,7 +52,7 @@ class Endpoint:
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": allowed})
         scope["operation"] = (scope["method"], operation.path)  # for the metrics
         request = Request(scope, receive)
-        response = await operation.handler(self._service, request, **operation.read(request))
+        response = await operation.answer(self._service, request)
         await response(scope, receive, send)
 
 
@@ -68,6 +71,7 @@ def application(
     metrics = Metrics(length=lambda: node.length, connections=connections, peering=node.peering)
     node.committed = metrics.committed
     node.moved = metrics.moved
+    node.validated = metrics.validated
     node.checkpoints.published = metrics.published
     budget = Budget(bounds.held_bytes)
     service = Service(
@@ -75,9 +79,10 @@ def application(
         bounds=bounds,
         budget=budget,
         metrics=metrics,
-        lab=lab,
+        laboratory=Laboratory(node) if lab else None,
         large=asyncio.Semaphore(1),
     )
+    service.views.update(views(service))
     by_path: dict[str, list[Operation]] = {}
     for operation in operations(lab=lab):
         by_path.setdefault(operation.path, []).append(operation)

@@ -14,8 +14,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from cairn.api.problems import bad_request
+from cairn.api.html import HTML, prefers_html
+from cairn.api.problems import ProblemError, bad_request, of_error
 from cairn.api.schemas import SCHEMAS
+from cairn.api.service import Service
+from cairn.core.errors import CairnError
 
 Handler = Callable[..., Awaitable[ASGIApp]]
 
@@ -72,6 +75,8 @@ class Operation:
     path: str
     handler: Handler
     """Its docstring is shown, too."""
+    page: Handler | None = None
+    """What one who prefers HTML gets in its place: a page of the same."""
     parameters: Sequence[Parameter] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
     """OpenAPI media types by name."""
@@ -79,6 +84,22 @@ class Operation:
     """By status: what it means, and OpenAPI media types by name."""
     refusals: Mapping[int, str] = field(default_factory=dict)
     """By status: what was wrong. All are problem details."""
+
+    async def answer(self, service: Service, request: Request) -> ASGIApp:
+        """Return what answers a request to `service`; a page, also where one cannot be had.
+
+        Raises:
+            ProblemError, CairnError: as the handler does.
+        """
+        if self.page is None or not prefers_html(request.headers.get("accept", "")):
+            return await self.handler(service, request, **self.read(request))
+        try:
+            return await self.page(service, request, **self.read(request))
+        except CairnError as error:
+            problem = of_error(error)
+        except ProblemError as error:
+            problem = error
+        return service.page("", "problem.html", problem.status, problem=problem)
 
     def read(self, request: Request) -> dict[str, Any]:
         """Return the values of the parameters that the request gives, by their names in Python.
@@ -107,10 +128,12 @@ class Operation:
 
     def document(self) -> dict[str, Any]:
         """Return the OpenAPI operation object."""
-        answers = {
+        answers: dict[str, dict[str, Any]] = {
             str(status): {"description": description, "content": dict(content)}
             for status, (description, content) in self.answers.items()
         }
+        if self.page is not None:
+            answers["200"]["content"] |= {HTML: {"schema": {"type": "string"}}}
         problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
         refusals = {
             str(status): {"description": description, "content": problem}

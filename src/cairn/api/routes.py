@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import random
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from cairn.api.bodies import Body, canonical_lines, canonical_text
-from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, WAIT_SECONDS, Bounds
-from cairn.api.budget import Answer, Budget, pieces
-from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE, page
-from cairn.api.metrics import Metrics
+from cairn.api import network
+from cairn.api.bodies import canonical_lines, canonical_text
+from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, WAIT_SECONDS
+from cairn.api.budget import Answer, pieces
+from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE
+from cairn.api.explorer import OPERATIONS as EXPLORER
+from cairn.api.explorer import block_page, entry_page, found_page, home_page
+from cairn.api.html import HTML
+from cairn.api.lab import OPERATIONS as LAB
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
 from cairn.api.problems import ProblemError, bad_request
 from cairn.api.schemas import ref
-from cairn.core.block import Block
+from cairn.api.service import JSON, Service
+from cairn.api.validation import OPERATIONS as VALIDATION
 from cairn.core.errors import CairnError, ErasedError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
-from cairn.lab.tampering import tamper
 from cairn.ledger.search import Page, first_at, moment
 from cairn.ledger.standing import Standing
 from cairn.ledger.writer import MAX_KEY, Append
@@ -38,14 +39,8 @@ from cairn.node.changes import Change, Connected, Tip
 from cairn.proof.checkpoint import Checkpoint
 from cairn.proof.tiles import Tile
 
-Result = TypeVar("Result")
-
-INLINE_BYTES: Final = 2**16
-"""Bytes of a body that the event loop handles itself: less than a millisecond of work."""
-JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 EVENTS: Final = "text/event-stream"
-HTML: Final = "text/html"
 TEXT: Final = "text/plain"
 BYTES: Final = "application/octet-stream"
 FOR_GOOD: Final = "max-age=31536000, immutable"
@@ -53,39 +48,10 @@ FOR_GOOD: Final = "max-age=31536000, immutable"
 what somebody got with a token."""
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the handlers work with."""
-
-    node: Node
-    bounds: Bounds
-    budget: Budget
-    metrics: Metrics
-    lab: bool
-    large: asyncio.Semaphore
-    """Held while a large body is worked on: one at a time, for the others' sake."""
-
-    def body(self, request: Request) -> Body:
-        """Return the body of a request, to be read."""
-        return Body(request, self.bounds, self.budget)
-
-    async def canonical(self, body: bytes, work: Callable[..., Result]) -> Result:
-        """Return what `work` makes of a body; if it is large, off the event loop."""
-        encoder = self.node.ledger.encoder
-        if len(body) <= INLINE_BYTES:
-            return work(body, encoder, self.bounds)
-        async with self.large:
-            return await asyncio.to_thread(work, body, encoder, self.bounds)
-
-    async def block(self, read: Callable[[], Block]) -> Response:
-        """Return the answer with a block, which `read` reads."""
-        text = await self.node.read(lambda: read().to_json())
-        return Answer(text, JSON, self.budget)
-
-
 def operations(*, lab: bool) -> list[Operation]:
     """Return the operations of a service, those of the lab too if it is one."""
-    return [*_APPENDING, *_READING, *_RUNNING, *(_LAB if lab else ())]
+    always = [*_APPENDING, *_READING, *VALIDATION, *EXPLORER, *_RUNNING]
+    return [*always, *LAB] if lab else always
 
 
 def description(*, lab: bool) -> dict[str, Any]:
@@ -201,7 +167,7 @@ async def read_chain(
 ) -> BlockPage:
     """Read the chain, from genesis on."""
     node = service.node
-    length = await _require_place(node, start)
+    length = await service.require_place(start)
     return BlockPage(
         ledger=node.ledger,
         run=node.read,
@@ -232,7 +198,7 @@ async def search_blocks(
     ledger, node = service.node.ledger, service.node
     if cursor is None:
         cursor = 0 if since is None else await node.search(lambda: first_at(ledger, since))
-    await _require_place(node, cursor)
+    await service.require_place(cursor)
     stop = None if until is None else await node.search(lambda: first_at(ledger, until))
     return BlockPage(
         ledger=ledger,
@@ -247,19 +213,9 @@ async def search_blocks(
     )
 
 
-async def _require_place(node: Node, start: int) -> int:
-    """Return the length, if a page may start there: the end is an empty page."""
-    length = node.length
-    if start > length:  # who has read the store may know of blocks a moment before us
-        length = await node.read(lambda: len(node.ledger))
-    if start > length:
-        raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
-    return length
-
-
 async def read_block(service: Service, _request: Request, *, reference: int | str) -> Response:
     """Read a block."""
-    return await service.block(lambda: _block(service.node, reference))
+    return await service.block(lambda: service.find(reference))
 
 
 async def read_block_data(service: Service, _request: Request, *, reference: int | str) -> Response:
@@ -267,7 +223,7 @@ async def read_block_data(service: Service, _request: Request, *, reference: int
 
     Of an erased block there are none; the block says the id of its entry.
     """
-    block = await service.node.read(lambda: _block(service.node, reference))
+    block = await service.node.read(lambda: service.find(reference))
     if block.erased:
         raise ErasedError(f"the entry of block {block.index} was erased")
     if block.is_batch:
@@ -285,7 +241,7 @@ async def read_receipt(
     under a checkpoint that covers the block; if there is none yet, it is waited for.
     """
     node = service.node
-    index = (await node.read(lambda: _block(node, reference))).index
+    index = (await node.read(lambda: service.find(reference))).index
     _require_final(node, index)
     note = await node.checkpoints.covering(index + 1)
     receipt = await node.read(lambda: node.ledger.notary.receipt(index, entry, note).to_json())
@@ -294,7 +250,7 @@ async def read_receipt(
 
 async def read_checkpoint(service: Service, _request: Request, *, covering: int = 1) -> Response:
     """Read the signed checkpoint (C2SP tlog-checkpoint)."""
-    await _require_place(service.node, covering)
+    await service.require_place(covering)
     _require_final(service.node, covering - 1)
     note = await service.node.checkpoints.covering(covering)
     return Response(str(note), media_type=TEXT, headers={"Cache-Control": "no-cache"})
@@ -343,15 +299,6 @@ async def read_head(service: Service, _request: Request) -> Response:
     return await service.block(lambda: service.node.ledger.head)
 
 
-def _block(node: Node, reference: int | str) -> Block:
-    if isinstance(reference, int):
-        return node.ledger[reference]
-    block = node.ledger.find(reference)
-    if block is None:
-        raise NoSuchBlockError(f"there is no block with hash {reference}")
-    return block
-
-
 async def follow_blocks(
     service: Service,
     request: Request,
@@ -377,7 +324,7 @@ async def follow_blocks(
             start = last_event_id.position + 1
         elif start is None:
             start = node.final
-        await _require_place(node, start)
+        await service.require_place(start)
         follow = node.follow(start, _as_events, seconds=HEARTBEAT_SECONDS)
     else:
         if last_event_id is not None:
@@ -386,7 +333,7 @@ async def follow_blocks(
             tip = Tip(last_event_id.position, last_event_id.hash)
             await node.require_known(tip)
         else:
-            length = await _require_place(node, start or 0)
+            length = await service.require_place(start or 0)
             tip = await node.tip(length if start is None else start)
         follow = node.follow_changes(tip, _as_changes, seconds=HEARTBEAT_SECONDS)
     if request.method == "HEAD":
@@ -464,38 +411,6 @@ async def read_entry(service: Service, _request: Request, *, entry: str) -> Resp
     return Response(json.dumps(value), media_type=JSON)
 
 
-async def read_peers(service: Service, _request: Request) -> Response:
-    """Read with whom a work ledger is shared, and how this node does."""
-    peering = service.node.peering
-    if peering is None:
-        return Response('{"peers": []}', media_type=JSON)
-    entries, size = peering.pooled
-    value = {
-        "peers": [peer._asdict() for peer in await peering.peers()],
-        "address": peering.address,
-        "key": peering.identity.key.hex(),
-        "halted": peering.halted,
-        "work": f"{peering.work:x}",
-        "pool": {"entries": entries, "bytes": size},
-        "hash_rate": peering.hash_rate,
-        "reorganisations": peering.reorganisations,
-    }
-    return Response(json.dumps(value), media_type=JSON)
-
-
-async def validate_ledger(service: Service, _request: Request) -> Response:
-    """Read the whole store again and check every rule on every block.
-
-    One run at a time; who asks meanwhile shares the next. Appends go on.
-    """
-    report = await service.node.validate()
-    service.metrics.validated(report)
-    return Response(json.dumps(report.to_value()), media_type=JSON)
-
-
-# Running
-
-
 async def read_health(service: Service, _request: Request) -> Response:
     """Whether the node is alive. Needs no token."""
     if service.node.healthy:
@@ -515,17 +430,7 @@ async def read_document(service: Service, _request: Request) -> Response:
 
 async def read_docs(service: Service, _request: Request) -> Response:
     """Read this document as a page."""
-    return Response(page(description(lab=service.lab)), media_type=HTML)
-
-
-async def tamper_block(service: Service, _request: Request) -> Response:
-    """Change the data of a random block in the scratch copy (in the lab only)."""
-
-    def work() -> Response:
-        block = tamper(service.node.directory, random.SystemRandom())
-        return Response(block.to_json(), media_type=JSON)
-
-    return await service.node.read(work)
+    return service.page("/docs", "docs.html", document=description(lab=service.lab))
 
 
 # What the document says
@@ -682,6 +587,7 @@ _READING: Final = [
         method="GET",
         path="/",
         handler=read_chain,
+        page=home_page,
         parameters=[_index("start", "The first block."), _LIMIT],
         answers={200: ("A page of it.", _content("Chain"))},
         refusals=_NOT_THERE,
@@ -690,6 +596,7 @@ _READING: Final = [
         method="GET",
         path="/blocks",
         handler=search_blocks,
+        page=found_page,
         parameters=[
             _time("since", "Blocks at or after this time: RFC 3339, a date, or an age."),
             _time("until", "Blocks before this time."),
@@ -709,6 +616,7 @@ _READING: Final = [
         method="GET",
         path="/blocks/{reference}",
         handler=read_block,
+        page=block_page,
         parameters=[_REFERENCE],
         answers={200: ("The block.", _content("Block"))},
         refusals=_NOT_THERE,
@@ -796,22 +704,12 @@ _READING: Final = [
         method="GET",
         path="/entries/{entry}",
         handler=read_entry,
+        page=entry_page,
         parameters=[_ENTRY],
         answers={200: ("Where it stands.", _content("Standing"))},
         refusals={404: "There is no such entry.", 500: _NOT_THERE[500]},
     ),
-    Operation(
-        method="GET",
-        path="/peers",
-        handler=read_peers,
-        answers={200: ("The peers; the rest only on a work ledger.", _content("Peers"))},
-    ),
-    Operation(
-        method="GET",
-        path="/validate",
-        handler=validate_ledger,
-        answers={200: ("What was found.", _content("Report"))},
-    ),
+    *network.OPERATIONS,
 ]
 _RUNNING: Final = [
     Operation(
@@ -840,13 +738,5 @@ _RUNNING: Final = [
         path="/docs",
         handler=read_docs,
         answers={200: ("The page.", _text(HTML, "HTML."))},
-    ),
-]
-_LAB: Final = [
-    Operation(
-        method="GET",
-        path="/tamper",
-        handler=tamper_block,
-        answers={200: ("The block, as it is now.", _content("Block"))},
     ),
 ]

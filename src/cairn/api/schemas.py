@@ -92,6 +92,40 @@ _PEER: Final = _object(
         "latency": {"type": ["number", "null"], "description": "Seconds, of the last ping."},
     }
 )
+_BRANCH: Final = _object(
+    {
+        "index": _integer("Of its last block."),
+        "hash": _hex(HASH_BYTES, "Of the same."),
+        "work": {**_WORK, "description": "Of its blocks, from the fork on; hex."},
+    }
+)
+_REORGANISATION: Final = _object(
+    {
+        "timestamp": {
+            "type": "string",
+            "description": "When this node followed it, by its own clock; as in a block.",
+        },
+        "depth": _integer("Blocks that were taken off the chain."),
+        "before": _BRANCH,
+        "after": _BRANCH,
+        "returned": _or_null(
+            _integer(
+                "Entries of the blocks that went which those that came do not have: they wait to "
+                "be mined again. Null until they are counted."
+            )
+        ),
+    }
+)
+_TREE_BLOCK: Final = _object(
+    {
+        **{key: _BLOCK[key] for key in ("index", "timestamp", "previous_hash", "hash", "count")},
+        "status": {
+            "type": "string",
+            "enum": ["final", "confirmed", "side"],
+            "description": "`side`: not on the chain.",
+        },
+    }
+)
 
 SCHEMAS: Final[dict[str, Any]] = {
     "Value": {"description": "Any JSON value with a canonical form, within the ledger's limits."},
@@ -133,14 +167,45 @@ SCHEMAS: Final[dict[str, Any]] = {
             "address": {"type": "string", "description": "Where others dial this node; or empty."},
             "key": _hex(KEY_BYTES, "Of this node, Ed25519."),
             "halted": _or_null({"type": "string", "description": "Why it takes part no more."}),
+            "head": _object(
+                {
+                    "index": _integer("Of the last block of its chain."),
+                    "hash": _hex(HASH_BYTES, "Of the same."),
+                }
+            ),
+            "final": _integer("Blocks that can no longer change, from genesis on."),
+            "missing": _integer("Blocks that are still to come of a chain with more work."),
             "work": _WORK,
             "pool": _object(
                 {"entries": _integer("That wait to be mined."), "bytes": _integer("Of them.")}
             ),
             "hash_rate": {"type": "number", "description": "Hashes a second that are tried here."},
             "reorganisations": _integer("Since this node was started."),
+            "last_reorganisations": {
+                "type": "array",
+                "items": _REORGANISATION,
+                "description": "The last hundred of them, in order.",
+            },
+            "tree": {
+                "type": "array",
+                "items": _TREE_BLOCK,
+                "description": "The last 40 blocks of the chain, in order; then those beside them.",
+            },
         },
-        optional=("address", "key", "halted", "work", "pool", "hash_rate", "reorganisations"),
+        optional=(
+            "address",
+            "key",
+            "halted",
+            "head",
+            "final",
+            "missing",
+            "work",
+            "pool",
+            "hash_rate",
+            "reorganisations",
+            "last_reorganisations",
+            "tree",
+        ),
     ),
     "Chain": _object(
         {
@@ -197,6 +262,30 @@ SCHEMAS: Final[dict[str, Any]] = {
                 "items": {"type": "string"},
                 "description": "Verifier keys that have signed it; not to be trusted for it.",
             },
+        }
+    ),
+    "Summary": _object(
+        {
+            "length": _integer("Blocks."),
+            "final": _integer("How many of them can no longer change."),
+            "head": _hex(HASH_BYTES, "Hash of the last block."),
+            "bytes": _integer("Of all entries, salts included."),
+            "blocks_per_second": {"type": "number", "description": "Mean of the last minute."},
+            "assurance": {"type": "string", "enum": ["chained", "signed", "witnessed"]},
+            "validation": {
+                "description": "The last one by this node, or null.",
+                "oneOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "valid": {"type": "boolean"},
+                            "ended": {"type": "string", "format": "date-time"},
+                            "bytes_per_second": {"type": "number"},
+                        }
+                    ),
+                ],
+            },
+            "peers": _or_null(_integer("Connected; null on an instant ledger.")),
         }
     ),
     "Health": _object({"status": {"type": "string", "enum": ["ok", "failed"]}}),

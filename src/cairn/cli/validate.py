@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +30,8 @@ from cairn.report import Report
 
 DASK_SECONDS: Final = 10
 """How long to wait for a Dask scheduler."""
+TOLD_SECONDS: Final = 0.125
+"""Between two lines of `--progress`: enough for a bar that moves, and nothing beside the work."""
 
 
 @click.command()
@@ -65,6 +67,12 @@ DASK_SECONDS: Final = 10
     "ledger's directory under the same path.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--progress",
+    "as_lines",
+    is_flag=True,
+    help="Say on standard error how far it is, as JSON lines: blocks, of how many, bytes, seconds.",
+)
 @ledger_option
 @click.pass_context
 def validate(
@@ -78,6 +86,7 @@ def validate(
     hasher: str | None,
     dask: str | None,
     as_json: bool,
+    as_lines: bool,
 ) -> None:
     """Read the whole ledger again and check every rule, from genesis to head."""
     in_python = canonical or (hasher or best_hasher().name) == "hashlib"
@@ -85,8 +94,7 @@ def validate(
         length = None
         with suppress(DamagedError):  # which the report will name
             length = len(ledger)
-        began = time.monotonic()
-        with progress("validating", length) as show:
+        with _showing(length, as_lines=as_lines) as show:
             report = ledger.validate(
                 all=every,
                 start=start,
@@ -95,7 +103,7 @@ def validate(
                 older=older,
                 hasher=hasher,
                 executor=executor,
-                progress=lambda total: show(total.stop, _speed(total, time.monotonic() - began)),
+                progress=show,
             )
         assurance = _assurance(ledger) if report.valid else ""
     if as_json:
@@ -106,6 +114,29 @@ def validate(
     else:
         click.echo(_in_words(report, assurance))
     ctx.exit(0 if report.valid else NOT_VALID)
+
+
+@contextmanager
+def _showing(length: int | None, *, as_lines: bool) -> Iterator[Callable[[Summary], None]]:
+    """Yield what to call with all that is done: draws a bar, or says it `as_lines` for a program.
+
+    `length` is that of the ledger; None where it is not known.
+    """
+    began = time.monotonic()
+    due = began
+
+    def tell(total: Summary) -> None:
+        nonlocal due
+        if (now := time.monotonic()) >= due:
+            due = now + TOLD_SECONDS
+            done = {"blocks": total.stop, "of": length, "bytes": total.nbytes}
+            click.echo(json.dumps({**done, "seconds": now - began}), err=True)
+
+    if as_lines:
+        yield tell
+        return
+    with progress("validating", length) as show:
+        yield lambda total: show(total.stop, _speed(total, time.monotonic() - began))
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class Block:
                 self.data  # noqa: B018 - so that the line is JSON whatever was stored
         except (UnicodeDecodeError, EntryError) as error:
             raise FormatError(f"the data of block {self.index} is not JSON: {error}") from None
-        facts = self._facts()
+        facts = self.facts()
         # White space in stored JSON that is not canonical must not end the line.
         facts["data"] = data if fresh else data.replace("\n", " ").replace("\r", " ")
         facts["salt"] = (
@@ -200,13 +200,13 @@ class Block:
             else _entries(header, view["data"], view["salt"], encode)
         )
         block = cls(header, _unhex("hash", view["hash"], HASH_BYTES), entries)
-        for key, value in block._facts().items():
+        for key, value in block.facts().items():
             if view[key] != value or type(view[key]) is not type(value):
                 raise FormatError(f"{key} is {view[key]!r}, but the header says {value!r}")
         return block
 
-    def _facts(self) -> dict[str, Any]:
-        """Every member of the JSON view but `data`."""
+    def facts(self) -> dict[str, Any]:
+        """Return every member of the JSON view but `data`."""
         header = self.header
         packed = header.pack().hex()
         salts = [entry.salt.hex() for entry in self.entries]

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
 from cairn.core.errors import ProofError
 from cairn.core.proofs import check_consistency
@@ -47,6 +48,17 @@ class Outcome(NamedTuple):
     """None: not caught."""
     what: str = ""
     """What was found."""
+
+
+class Fork(NamedTuple):
+    """Two histories of one ledger, for two people."""
+
+    blocks: tuple[Block, ...]
+    """The last block of each; what comes before is the same."""
+    checkpoints: tuple[Checkpoint, Checkpoint]
+    """What was signed for each."""
+    outcomes: tuple[Outcome, Outcome]
+    """Who finds out."""
 
 
 def attacks() -> Iterator[Attack]:
@@ -92,27 +104,31 @@ def perform_all() -> Iterator[Outcome]:
                 yield Outcome(attack.name, None)
             else:
                 yield Outcome(attack.name, failure.rule, f"at block {failure.index}")
-        yield from _fork(original, keyring, Path(folder))
+        fork = show_two_histories(lambda to: shutil.copytree(original, to), keyring, Path(folder))
+        yield from fork.outcomes
 
 
-def _fork(original: Path, keyring: Keyring, folder: Path) -> Iterator[Outcome]:
-    """Show two people two histories, both signed with the ledger's own key."""
-    notes = []
+def show_two_histories(copy_to: Callable[[Path], object], keyring: Keyring, folder: Path) -> Fork:
+    """Show two people two histories of a ledger, both signed with its own key.
+
+    `copy_to` makes a copy of the ledger, which `keyring` has signed, in a directory in `folder`.
+    """
+    notes, blocks = [], []
     for name in ("one", "other"):
         copy, own = folder / f"for {name}", Keyring(folder / f"keys for {name}")
-        shutil.copytree(original, copy)
+        copy_to(copy)
         shutil.copytree(keyring.folder / "keys", own.folder / "keys")
         with Ledger.open(copy, keyring=own) as ledger:
-            ledger.append({"paid": f"to the {name}"})
+            blocks.append(ledger.append({"paid": f"to the {name}"}))
             notes.append(ledger.published())
     mine, theirs = (Checkpoint.parse(note.text) for note in notes)
     attack = "show two people different histories, signed with the ledger's own key"
     try:
         check_consistency([], mine.size, theirs.size, mine.root, theirs.root)
     except ProofError:
-        yield Outcome(attack, "clients", "who compare what they were shown")
+        by_clients = Outcome(attack, "clients", "who compare what they were shown")
     else:
-        yield Outcome(attack, None)
+        by_clients = Outcome(attack, None)
     witness = Witness(
         Keyring(folder / "witness").signing_key("witness.example", Algorithm.COSIGNATURE),
         {mine.origin: keyring.trusted(mine.origin)},
@@ -122,9 +138,10 @@ def _fork(original: Path, keyring: Keyring, folder: Path) -> Iterator[Outcome]:
     asked = (Request(0, (), notes[0]), Request(mine.size, (), notes[1]))
     answers = [witness.add_checkpoint(request.body).status for request in asked]
     if answers == [HTTPStatus.OK, HTTPStatus.UNPROCESSABLE_ENTITY]:
-        yield Outcome(attack, "a witness", "which cosigns the first, and no other")
+        by_witness = Outcome(attack, "a witness", "which cosigns the first, and no other")
     else:
-        yield Outcome(attack, None)
+        by_witness = Outcome(attack, None)
+    return Fork(tuple(blocks), (mine, theirs), (by_clients, by_witness))
 
 
 def _edit(index: int, change: Callable[[Forgery], None]) -> Callable[[list[Forgery]], None]:

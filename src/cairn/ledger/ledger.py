@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -43,6 +43,7 @@ from cairn.hashing import best_hasher
 from cairn.hashing.search import cpus
 from cairn.ledger.chain import Chain
 from cairn.ledger.notary import Notary
+from cairn.ledger.outline import Outline, Outliner
 from cairn.ledger.standing import Standing, standing_of
 from cairn.ledger.submission import Submission
 from cairn.ledger.validation import Task, require_sound_ends, validate_store
@@ -503,6 +504,13 @@ class Ledger:
         length = len(self)
         return self._store.scan(start, length if stop is None else min(stop, length))
 
+    def outline(self, points: int = 200) -> Outline:
+        """Return at most `points` + 1 samples of the chain, from genesis to head, for charts.
+
+        History is not read for it; what cannot be read is left out.
+        """
+        return self._outliner.outline(points)
+
     def to_arrow(self, start: int = 0, stop: int | None = None) -> pyarrow.RecordBatchReader:
         """Return the blocks that `scan` yields as an Arrow stream, which reads them as it is read.
 
@@ -723,6 +731,26 @@ class Ledger:
             with closing(DiskStore(Path(target), best_hasher(), read_only=True)) as copy:
                 copy.publish(checkpoint)
 
+    @contextmanager
+    def tampering(self) -> Iterator[None]:
+        """Keep all who write waiting while what is stored is changed from outside; then go on.
+
+        For the lab: with what is stored then, whatever it is. Of what genesis fixes, this ledger
+        keeps to what it has read before.
+
+        Raises:
+            ReadOnlyError: it was opened to read, or is closed.
+        """
+        with self._writer.own_turn():
+            try:
+                with self._store.tampering():
+                    yield
+            finally:
+                self._writer.forget_end()
+                self.__dict__.pop("_outliner", None)
+                if "notary" in self.__dict__:
+                    self.notary.tree.forget()
+
     def close(self) -> None:
         """Let go of the files and of the right to write. Closing twice is fine."""
         with self._writer.own_turn():
@@ -743,6 +771,10 @@ class Ledger:
     def encoder(self) -> Encoder:
         """What makes the canonical JSON of values and texts, within this ledger's limits."""
         return Encoder(self.terms.limits)
+
+    @cached_property
+    def _outliner(self) -> Outliner:
+        return Outliner(self._store)
 
     @cached_property
     def _submission(self) -> Submission:

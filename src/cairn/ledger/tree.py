@@ -75,6 +75,12 @@ class Tree:
                 start += 1
         return np.concatenate([kept, as_hashes(b"".join(made)), *self._make(row, start, stop)])
 
+    def forget(self) -> None:
+        """Make anew what was made of blocks: they were changed."""
+        with self._lock:
+            self._tiles.clear()
+            self._made.clear()
+
     def _make(self, row: int, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         """Yield hashes of a higher row, made from the row below; remember them."""
         step = BULK_HASHES // WIDTH

@@ -300,6 +300,10 @@ class Writer:
             if mine:
                 self._end_turn()
 
+    def forget_end(self) -> None:
+        """Read from the store what the next block follows: it was changed. Requires the turn."""
+        self._tip = None
+
     def _begin_in_child(self) -> None:
         """Forget, after a fork, the thread whose turn it was: it has not come along."""
         if self._process != os.getpid():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 from cairn.core.block import Block
 from cairn.core.errors import CairnError
@@ -20,6 +20,15 @@ COMMIT_ENTRIES: Final = 65_536
 """Entries in a commit, about: more would only make those that came first wait longer."""
 
 _Asked = tuple[Append, asyncio.Future[None]]
+Result = TypeVar("Result")
+
+
+class _Between(NamedTuple):
+    """Work that is to be done while nothing is committed."""
+
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +48,7 @@ class Appender:
         self._ledger = ledger
         self._committed = committed
         self._loop = asyncio.get_running_loop()
-        self._queue: SimpleQueue[_Asked | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Asked | _Between | None] = SimpleQueue()
         self._bug: BaseException | None = None  # which ended the thread
         self._thread = Thread(target=self._run, name="cairn-appender", daemon=True)
         self._thread.start()
@@ -57,6 +66,20 @@ class Appender:
             self._fail_queued()
         await future
         return append.result()
+
+    async def between(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns, done between two commits, in the thread that commits.
+
+        What it has the event loop told is told after the commits before it, and before those after.
+
+        Raises:
+            WriterStoppedError: a bug has ended the writer.
+        """
+        future: asyncio.Future[Result] = self._loop.create_future()
+        self._queue.put(_Between(work, future))
+        if self._bug is not None:
+            self._fail_queued()
+        return await future
 
     @property
     def alive(self) -> bool:
@@ -76,10 +99,24 @@ class Appender:
             with suppress(Empty):
                 while entries < COMMIT_ENTRIES:
                     group.append(self._queue.get_nowait())
-                    entries += len(group[-1][0].texts) if group[-1] else 0
+                    last = group[-1]
+                    if last is None or isinstance(last, _Between):
+                        break
+                    entries += len(last[0].texts)
             open_ = None not in group
-            if asked := list(filter(None, group)):
+            for one in group:
+                if isinstance(one, _Between):
+                    self._do(one)
+            if asked := [one for one in group if one and not isinstance(one, _Between)]:
                 self._commit(asked)
+
+    def _do(self, between: _Between) -> None:
+        """Do what is to be done between commits. An error is that of who has asked for it."""
+        try:
+            result, error = between.work(), None
+        except Exception as found:
+            result, error = None, found
+        self._loop.call_soon_threadsafe(_settle, between.future, result, error)
 
     def _commit(self, group: list[_Asked]) -> None:
         appends = [append for append, _ in group]
@@ -105,7 +142,7 @@ class Appender:
         with suppress(Empty):
             while True:
                 asked = self._queue.get_nowait()
-                if asked and not asked[1].done():
+                if asked and not asked[1].done():  # the future of both kinds
                     asked[1].set_exception(WriterStoppedError(f"the writer stopped: {self._bug!r}"))
 
     def _answer(
@@ -115,3 +152,12 @@ class Appender:
         for future in futures:
             if not future.done():  # who asked may have gone
                 future.set_result(None)
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.done():  # who asked may have gone
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -96,6 +96,13 @@ class Checkpoints:
         """Say that blocks have come."""
         self._wanted.set()
 
+    def restart(self) -> None:
+        """Begin anew, where a block that breaks a rule has ended it: in a lab it may be mended."""
+        self._failure = None
+        if self._task.done():
+            self._task = asyncio.create_task(self._run())
+        self._wanted.set()
+
     async def covering(self, size: int) -> Note:
         """Return the published checkpoint, once it is of at least so many blocks.
 

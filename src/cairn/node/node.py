@@ -24,7 +24,7 @@ from cairn.node.checkpoints import Checkpoints, WitnessAddress
 from cairn.node.links import Links
 from cairn.node.peering import Peering, Peers
 from cairn.node.submitter import Submitter
-from cairn.node.validator import Validator
+from cairn.node.validator import Progress, Validated, Validator
 from cairn.report import Report
 
 Result = TypeVar("Result")
@@ -65,6 +65,8 @@ class Node:
         """Told of every commit and the seconds it took, on the event loop."""
         self.moved: Callable[[HeadMoved], None] = lambda _move: None
         """Told when the chain of a work ledger has moved, on the event loop."""
+        self.validated: Callable[[Report], None] = lambda _report: None
+        """Told of what every validation has found, on the event loop."""
         self.noted: Callable[[str], None] = lambda _line: None
         """Told, in a line for people, what happens among peers; on the event loop."""
         if peers is not None and not ledger.is_mined:
@@ -74,7 +76,9 @@ class Node:
         self._submitter = Submitter(ledger, self.peering) if self.peering else None
         self._changes = Changes(ledger, self.peering) if self.peering else None
         self.checkpoints = Checkpoints(self._notary, witnesses)
-        self._validator = Validator(directory, ledger.keyring.folder)
+        self._validator = Validator(
+            directory, ledger.keyring.folder, lambda report: self.validated(report)
+        )
         self._readers = ThreadPoolExecutor(READERS, "cairn-reader")
         self._searcher = ThreadPoolExecutor(1, "cairn-searcher")  # so that reading goes on
 
@@ -82,6 +86,7 @@ class Node:
         self._appender = Appender(self.ledger, self._committed)
         self._grown = asyncio.Event()  # set, and replaced by a new one, by every commit
         self._stopping = False
+        self._tampered = 0  # times that what is stored was changed by `tamper`
         self._latest: tuple[int, Callable[..., Any], asyncio.Future[Any]] | None = None
         self._told: tuple[Tip, asyncio.Event, asyncio.Future[Any]] | None = None
         self.length = len(self.ledger)
@@ -219,6 +224,37 @@ class Node:
         """
         return await self._validator.run()
 
+    def watch_validation(self, *, seconds: float) -> AsyncGenerator[Progress | Report | None, None]:
+        """Yield how far a validation is, and its report; see `Validator.watch`."""
+        return self._validator.watch(seconds=seconds)
+
+    @property
+    def is_validating(self) -> bool:
+        """Whether a validation is under way, which others can watch, too."""
+        return self._validator.is_running
+
+    @property
+    def last_validation(self) -> Validated | None:
+        """What the last validation found, since the node was started."""
+        return self._validator.last
+
+    async def tamper(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns, which changes what is stored: for the lab.
+
+        It keeps who writes waiting itself (`Ledger.tampering`). Who follows, and has been told of
+        more blocks than there are then, is told of those that come in their place.
+        """
+        loop = asyncio.get_running_loop()
+
+        def change() -> Result:
+            try:
+                return work()
+            finally:
+                lengths = len(self.ledger), self.ledger.final
+                loop.call_soon_threadsafe(self._note_tampering, *lengths)
+
+        return await self._appender.between(change)
+
     async def follow(
         self, start: int, show: Callable[[Page], Shown], *, seconds: float
     ) -> AsyncGenerator[Shown | None, None]:
@@ -227,8 +263,11 @@ class Node:
         None when none has come for so many `seconds`. Ends when the node stops. Holds no queue: one
         who is slow reads later. Those who keep up share the reading and the showing.
         """
+        tampered = self._tampered
         while not self._stopping:
             grown = self._grown
+            if tampered != self._tampered:
+                tampered, start = self._tampered, min(start, self.final)
             if start < self.final:
                 start, shown = await self._shared(start, show)
                 yield shown
@@ -254,6 +293,14 @@ class Node:
             latest = self._latest = (start, show, task)
         following, shown = await asyncio.shield(latest[2])
         return following, shown
+
+    async def changes_after(self, least: float, most: float) -> bool:
+        """Wait until something is recorded, between `least` and `most` seconds; False: we stop."""
+        grown = self._grown
+        await asyncio.sleep(least)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(grown.wait(), most - least)
+        return not self._stopping
 
     async def tip(self, length: int) -> Tip:
         """Return the last of so many blocks, to follow the changes after it.
@@ -380,6 +427,14 @@ class Node:
         self.length = self.final = max([self.length, *ends])
         self._announce()
         self.committed(appends, seconds)
+
+    def _note_tampering(self, length: int, final: int) -> None:
+        """Note that what is stored was changed, and how much there is now."""
+        if self.peering is None:
+            self.length, self.final = length, final
+        self._tampered += 1
+        self._latest = self._told = None
+        self._announce()
 
     def _announce(self) -> None:
         """Wake all who follow."""

@@ -24,6 +24,7 @@ from cairn.net.limits import MAX_HEADERS
 from cairn.net.messages import frame_limit
 from cairn.net.network import Network, PeerInfo
 from cairn.net.pool import Added, Pool
+from cairn.node.forks import Forks
 from cairn.node.links import Links, NetworkPausedError, SteadyClock
 from cairn.node.miner import Miner
 from cairn.store.directory import sync
@@ -162,6 +163,8 @@ class Peering:
         mines = peers.threads > 0 and self.halted is None
         self.miner = Miner(self._candidate, self._found, threads=peers.threads) if mines else None
         self._taken: dict[bytes, Added] = {}  # what became of what is being submitted
+        self.forks = Forks(self._chain.store)
+        """What people may see of the end of the chain."""
         self.reorganisations = 0
         """Since the start, as the next."""
         self.mined = 0
@@ -360,6 +363,7 @@ class Peering:
         match action:
             case HeadMoved():
                 self._refresh()
+                self._remember(action)
                 self._moved(action)
                 self._tell(action)
             case Pooled():
@@ -385,12 +389,18 @@ class Peering:
         log.critical("%s", text)
         self._noted(text)
 
+    def _remember(self, move: HeadMoved) -> None:
+        """Keep for people how the chain was reorganised, if it was."""
+        reorganisation = self.forks.moved(move)
+        if reorganisation is not None:
+            self.reorganisations += 1
+            self._loop.run_in_executor(None, reorganisation.count_returned, move)
+
     def _tell(self, move: HeadMoved) -> None:
         """Say in a line how the chain has moved."""
         first, last = move.connected[0], move.connected[-1]
         text = f"block {last.stop - 1} {last.hashes[-1].tobytes().hex()[:16]}"
         if move.disconnected:
-            self.reorganisations += 1
             off = move.disconnected[-1].stop - move.disconnected[0].start
             text += f" by reorganisation: {off} off and {last.stop - first.start} on"
         elif last.stop - first.start > 1:

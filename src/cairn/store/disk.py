@@ -230,6 +230,23 @@ class DiskStore:
             raise DamagedError(f"{self.directory}: block {at} is missing")
         return np.frombuffer(found, np.uint8).reshape(-1, width)
 
+    def stored_bytes(self, start: int, stop: int) -> int:
+        """See `Store.stored_bytes`."""
+        total, at = 0, start
+        for sealed in self._tail.sealed(start, stop) if start < stop else ():
+            if sealed.first <= at < sealed.stop:
+                upto = min(sealed.stop, stop)
+                total += flat.stored_bytes(self._folder, sealed, at, upto)
+                at = upto
+        if at < stop:
+            size, at = self._tail.stored_bytes(at, stop)
+            total += size
+        if at < stop and any(self._sealed(at, at + 1)):  # it has just been sealed
+            return total + self.stored_bytes(at, stop)
+        if at < stop:
+            raise DamagedError(f"{self.directory}: block {at} is missing")
+        return total
+
     def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.nodes`."""
         found = bytearray()
@@ -486,6 +503,17 @@ class DiskStore:
             done += sealed.size
             progress(done, total)
         sync(folder)
+
+    @contextmanager
+    def tampering(self) -> Iterator[None]:
+        """See `Store.tampering`."""
+        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._room = None
+                self._tail.forget()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -256,6 +256,24 @@ def headers(folder: Path, sealed: Sealed, start: int, stop: int) -> bytes:
         return file.read(at, (stop - start) * HEADER_BYTES)
 
 
+def stored_bytes(folder: Path, sealed: Sealed, start: int, stop: int) -> int:
+    """Return the bytes of the entries of the blocks from position `start` to `stop`, likewise.
+
+    Raises:
+        DamagedError: as for `Part.segment`.
+    """
+    with _opened(folder, sealed) as file:
+        lo, hi = start - sealed.first, stop - sealed.first
+        if (lo, hi) == (0, sealed.blocks):
+            return int(file.data_size)
+        if file.batches == 0:  # an offset a block
+            ends = [file.words(file.layout.offsets, at, at + 1)[0] for at in (lo, hi)]
+            begin, end = (min(int(end), int(file.data_size)) for end in ends)
+            return max(end - begin, 0)
+        headers = file.read(file.layout.headers + lo * HEADER_BYTES, (hi - lo) * HEADER_BYTES)
+        return int(np.frombuffer(headers, HEADER_DTYPE)["size"].sum(dtype=np.uint64))
+
+
 def find(folder: Path, sealed: Sealed, column: Column, hashes: Sequence[bytes]) -> list[list[int]]:
     """Return for each hash (32 bytes) the positions in the file of blocks that have its prefix.
 

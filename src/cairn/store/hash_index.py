@@ -33,6 +33,11 @@ class HashIndex:
         kept = int(np.searchsorted(self._positions, position))
         self._prefixes, self._positions = self._prefixes[:kept], self._positions[:kept]
 
+    def drop_before(self, position: int) -> None:
+        """Forget all before `position`."""
+        gone = int(np.searchsorted(self._positions, position))
+        self._prefixes, self._positions = self._prefixes[gone:], self._positions[gone:]
+
     def candidates(self, hashes: Sequence[bytes]) -> list[list[int]]:
         """Return for each hash (32 bytes) the positions with its prefix, in order."""
         wanted = [int.from_bytes(one[:8], "big") for one in hashes]

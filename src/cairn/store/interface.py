@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -190,6 +191,17 @@ class Store(Protocol):
         """
         ...
 
+    def stored_bytes(self, start: int, stop: int) -> int:
+        """Return how many bytes the entries of the blocks from `start` to `stop` have.
+
+        As far as it goes by what is recorded of whole runs and files, which are not read for it; of
+        a part of one, by the offsets or headers in it.
+
+        Raises:
+            DamagedError: one of the blocks is not there.
+        """
+        ...
+
     def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
         """Return hashes of the tree over all final blocks that were kept, `(m, 32)`.
 
@@ -271,6 +283,13 @@ class Store(Protocol):
         """Write a consistent copy into the empty directory `target`, while appends go on.
 
         Calls `progress(done, total)` now and then, in units of its own.
+        """
+        ...
+
+    def tampering(self) -> AbstractContextManager[None]:
+        """Commit nothing meanwhile, and forget in the end what was remembered of what is stored.
+
+        For the lab: somebody changes it there, without asking the store.
         """
         ...
 

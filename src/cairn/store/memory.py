@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -91,6 +92,12 @@ class MemoryStore:
             raise DamagedError(f"there is no block {stop - 1}")
         found = [segment.headers for segment in self.scan(start, stop)]
         return np.concatenate([np.empty((0, HEADER_BYTES), np.uint8), *found])
+
+    def stored_bytes(self, start: int, stop: int) -> int:
+        """See `Store.stored_bytes`."""
+        if start < stop > self.end():
+            raise DamagedError(f"there is no block {stop - 1}")
+        return sum(len(segment.data) for segment in self.scan(start, stop))
 
     def nodes(self, level: int, start: int, stop: int) -> NDArray[np.uint8]:
         """See `Store.nodes`. None are kept."""
@@ -226,6 +233,10 @@ class MemoryStore:
             UsageError: always.
         """
         raise UsageError(f"a ledger in memory has no files to back up to {target}")
+
+    def tampering(self) -> AbstractContextManager[None]:
+        """See `Store.tampering`. Nobody else has what is here."""
+        return nullcontext()
 
     def close(self) -> None:
         """See `Store.close`."""

@@ -45,7 +45,7 @@ from cairn.core.errors import (
     UsageError,
 )
 from cairn.core.hasher import Hasher
-from cairn.core.header import LIMIT_63, LINK, NO_HASH
+from cairn.core.header import HEADER_BYTES, HEADER_DTYPE, LIMIT_63, LINK, NO_HASH
 from cairn.core.merkle import HASH_BYTES
 from cairn.core.segment import Segment
 from cairn.core.tree import as_hashes
@@ -87,6 +87,12 @@ _RUNS: Final = f"SELECT {_COLUMNS} FROM runs WHERE first >= ? AND first < ? ORDE
 _COLUMN: Final = """SELECT first, {} FROM runs
     WHERE first >= coalesce((SELECT max(first) FROM runs WHERE first <= ?1), ?1)
     AND first < ?2 ORDER BY first"""
+_LENGTHS: Final = _COLUMN.format(
+    f"""length(hashes) / {HASH_BYTES}, length(data), CASE
+    WHEN first < ?1 OR first + length(hashes) / {HASH_BYTES} > ?2 THEN headers ELSE x'' END"""
+)
+_WHOLE_RUNS: Final = f"""SELECT sum(length(hashes)) / {HASH_BYTES}, sum(length(data)),
+    max(first + length(hashes) / {HASH_BYTES}) FROM runs WHERE first >= ? AND first < ?"""
 _NODES: Final = """SELECT number, hash FROM nodes
     WHERE level = ? AND number >= ? AND number < ? ORDER BY number"""
 
@@ -407,6 +413,33 @@ class SqliteStore:
     ) -> list[tuple[int, bytes]]:
         rows = connection.execute(_COLUMN.format(name), (start, stop)).fetchall()
         return [self._typed(row, int, bytes) for row in rows]
+
+    def stored_bytes(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the bytes of the entries of the blocks from `start` on, and where that ends.
+
+        At `stop`, or before it where a block is missing.
+        """
+        self._require_own_process()
+        with self._read_lock:
+            return self._reader.run(lambda c: self._stored_bytes(c, start, stop))
+
+    def _stored_bytes(
+        self, connection: sqlite3.Connection, start: int, stop: int
+    ) -> tuple[int, int]:
+        # Many small runs, of one append each, are added up where they lie.
+        blocks, size, end = connection.execute(_WHOLE_RUNS, (start, stop)).fetchone()
+        if blocks == stop - start and end == stop:
+            return int(size), stop
+        total, at = 0, start
+        for row in connection.execute(_LENGTHS, (start, stop)).fetchall():
+            first, blocks, size, headers = self._typed(row, int, int, int, bytes)
+            if first > at:
+                break
+            lo, hi = at - first, min(stop - first, blocks)
+            if lo < hi:
+                total += size if (lo, hi) == (0, blocks) else _sizes(headers, lo, hi)
+                at = first + hi
+        return total, at
 
     def nodes(self, level: int, start: int, stop: int) -> list[tuple[int, bytes]]:
         """Return what there is of nodes `start` to `stop` of a level of the tree, numbered."""
@@ -775,6 +808,12 @@ class SqliteStore:
         keep_access(self._path, target / FILE_NAME)
         return files
 
+    def forget(self) -> None:
+        """Let go of what is remembered of what is stored: somebody else has changed it."""
+        with self._read_lock:
+            self._hash_index, self._entry_index = _TailIndex(), _TailIndex()
+            self._files = []
+
     def close(self) -> None:
         """See `Store.close`. After a fork the connections are left alone, as SQLite asks."""
         if os.getpid() != self._process:
@@ -1074,9 +1113,12 @@ class _TailIndex:
         """
         query = "SELECT (SELECT min(first) FROM runs), (SELECT max(final) FROM head)"
         begin, final = connection.execute(query).fetchone()
-        if begin != self.begin:  # what is in the index is of sealed blocks now
+        if begin is None or self.begin is None or begin < self.begin:
             self._begin_anew(begin)
-        elif self._last != _hash_before(connection, self._stop):
+        elif begin > self.begin:  # what lies before is of sealed blocks now
+            self.begin = begin
+            self.hashes.drop_before(begin)
+        if self._last != _hash_before(connection, self._stop):
             query = "SELECT max(first) FROM runs WHERE first <= ?"
             (first,) = connection.execute(query, (self._final,)).fetchone()
             if first is None:
@@ -1090,6 +1132,14 @@ class _TailIndex:
             self.hashes.add(some.positions[is_new], some.hashes[is_new])
             self._read, self._stop = some.last, max(some.stop, self._stop)
         self._last = _hash_before(connection, self._stop)
+
+
+def _sizes(headers: bytes, lo: int, hi: int) -> int:
+    """Return the bytes of the entries of the blocks `lo` to `hi` of a run, as headers have them."""
+    cut = headers[lo * HEADER_BYTES : hi * HEADER_BYTES]
+    if len(cut) != (hi - lo) * HEADER_BYTES:
+        raise DamagedError(f"{len(headers)} bytes of headers are not those of {hi} blocks")
+    return int(np.frombuffer(cut, HEADER_DTYPE)["size"].sum(dtype=np.uint64))
 
 
 def _hash_before(connection: sqlite3.Connection, position: int) -> bytes | None:

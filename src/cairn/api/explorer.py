@@ -1,0 +1,401 @@
+"""The explorer: pages of the chain, of blocks and entries; and what keeps open pages current."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from cairn.api.bounds import HEARTBEAT_SECONDS, SEARCH_SECONDS
+from cairn.api.docs import RECEIPT_MODULE
+from cairn.api.kept import Kept
+from cairn.api.network import network_parts
+from cairn.api.operations import Operation, Parameter
+from cairn.api.problems import ProblemError
+from cairn.api.schemas import ref
+from cairn.api.service import JSON, Service
+from cairn.core.block import Block
+from cairn.core.errors import CairnError
+from cairn.explorer import charts
+from cairn.explorer.blocks import ShownBlock
+from cairn.explorer.render import STATIC, render
+from cairn.ledger.ledger import now_us
+from cairn.ledger.search import find_blocks, first_at, moment
+
+EVENTS: Final = "text/event-stream"
+CARDS: Final = 12
+"""Blocks on a page of the chain: two or three screens."""
+CARD_CHARACTERS: Final = 600
+"""Of a block's data among others: what there is room for."""
+PAGE_CHARACTERS: Final = 100_000
+"""Of a block's data on its own page: some 2,000 lines. More is a click away."""
+FOUND: Final = 50
+"""Blocks on a page of those that were found."""
+POINTS: Final = 120
+"""Of a chart: a few pixels each."""
+INTERVALS: Final = 100
+"""Blocks, the last ones, between which the chart shows how long it took."""
+PART_SECONDS: Final = 0.25
+"""Between two times that an open page is told of what is new: quick for people."""
+CHARTS_SECONDS: Final = 10.0
+"""How old a chart may be."""
+IDLE_SECONDS: Final = 2.0
+"""Between two looks at what changes without a block: rates, peers."""
+RATE_SECONDS: Final = 60
+"""The time of which the rate of blocks is the mean."""
+
+
+class Card(NamedTuple):
+    """A place of the chain, and what is there."""
+
+    place: int
+    block: ShownBlock | None
+    why: str
+    """Why it cannot be read, if it cannot."""
+    final: bool
+
+    @property
+    def key(self) -> str:
+        """What is another one when something else is shown."""
+        return f"{self.place} {self.block and self.block.facts['hash']} {self.final}"
+
+
+# What pages show
+
+
+async def summary(service: Service) -> dict[str, Any]:
+    """Return how the ledger is, in numbers."""
+    node = service.node
+    ledger = node.ledger
+
+    def read() -> dict[str, Any]:
+        length = len(ledger)
+        recent = length - first_at(ledger, now_us() - RATE_SECONDS * 1_000_000)
+        outline = ledger.outline(points=1)
+        return {
+            "length": length,
+            "final": ledger.final,
+            "head": ledger.head.hash,
+            "bytes": outline.size,
+            "blocks_per_second": recent / RATE_SECONDS,
+            "assurance": ledger.assurance,
+        }
+
+    last = node.last_validation
+    validation = None
+    if last is not None:
+        speed = last.report.bytes / last.report.seconds if last.report.seconds else 0.0
+        validation = {"valid": last.report.valid, "ended": last.ended, "bytes_per_second": speed}
+    peers = None if node.peering is None else node.peering.connected
+    return {**await node.read(read), "validation": validation, "peers": peers}
+
+
+class Home:
+    """The first page of one service, and what is remembered of it for all who look at it."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._charts = Kept(partial(_home_charts, service), CHARTS_SECONDS)
+
+    async def parts(self) -> dict[str, str]:
+        """Return its sections, as HTML by id."""
+        service = self._service
+        cards = await _cards(service, max(service.node.length - CARDS, 0), CARDS)
+        return {
+            "facts": await _facts(service),
+            "chain": render("home_chain.html", cards=cards, **_pages(cards, newest=True)),
+            "charts": await self._charts.get(),
+        }
+
+
+async def _facts(service: Service) -> str:
+    try:
+        return render("home_facts.html", facts=await summary(service))
+    except CairnError as error:
+        return render("home_damaged.html", why=str(error))
+
+
+async def _home_charts(service: Service) -> str:
+    """Return the section with the charts of the whole life of a ledger, as HTML."""
+    ledger = service.node.ledger
+
+    def draw() -> str:
+        outline = ledger.outline(points=POINTS)
+        drawn = [
+            ("Blocks over time", charts.growth(outline, "blocks")),
+            ("Bytes over time", charts.growth(outline, "bytes")),
+        ]
+        if ledger.is_mined:
+            seal = ledger.genesis.seal
+            assert seal is not None
+            start = max(len(ledger) - INTERVALS - 1, 0)
+            times = [block.header.timestamp for block in ledger[start:]]
+            drawn += [
+                ("Interval of the last blocks", charts.intervals(start, times, seal.interval)),
+                ("Interval over time", charts.mean_intervals(outline, seal.interval)),
+                ("Difficulty over time", charts.difficulty(outline)),
+            ]
+        return render("home_charts.html", charts=drawn)
+
+    try:
+        return await service.node.read(draw)
+    except CairnError:  # what is wrong is said beside it
+        return render("home_charts.html", charts=[])
+
+
+async def _cards(service: Service, start: int, count: int) -> list[Card]:
+    """Return the blocks from `start` on, so many, the newest first."""
+    node = service.node
+
+    def read() -> list[Card]:
+        stop, final = min(start + count, len(node.ledger)), node.ledger.final
+        return [_card(service, at, final) for at in range(stop - 1, start - 1, -1)]
+
+    return await node.read(read)
+
+
+def _card(service: Service, place: int, final: int) -> Card:
+    try:
+        shown = ShownBlock.of(service.node.ledger[place], CARD_CHARACTERS)
+    except CairnError as error:
+        return Card(place, None, str(error), place < final)
+    return Card(place, shown, "", place < final)
+
+
+def _pages(cards: list[Card], *, newest: bool) -> dict[str, str | None]:
+    """Return the links to the blocks after and before those that are shown."""
+    last, first = (cards[0].place, cards[-1].place) if cards else (0, 0)
+    return {
+        "newer": None if newest else f"/?start={last + 1}",
+        "older": f"/?start={max(first - CARDS, 0)}" if first else None,
+    }
+
+
+# Pages
+
+
+async def home_page(
+    service: Service, _request: Request, *, start: int | None = None, limit: int = CARDS
+) -> Response:
+    """Show the chain, the newest blocks first."""
+    length = await service.require_place(start or 0)
+    if start is None:
+        parts = await service.views["home"].get()
+        return service.page("/", "home.html", sections=parts, live=True)
+    cards = await _cards(service, start, min(limit, CARDS))
+    pages = _pages(cards, newest=start + len(cards) >= length)
+    parts = {"chain": render("home_chain.html", cards=cards, **pages)}
+    return service.page("/", "home.html", sections=parts, live=False)
+
+
+async def block_page(service: Service, _request: Request, *, reference: int | str) -> Response:
+    """Show a block."""
+    node = service.node
+
+    def read() -> tuple[int, Block]:
+        block = service.find(reference)
+        return reference if isinstance(reference, int) else block.index, block
+
+    place, block = await node.read(read)
+    shown = await node.read(lambda: ShownBlock.of(block, PAGE_CHARACTERS, on_lines=True))
+    return service.page(
+        "/blocks",
+        "block.html",
+        place=place,
+        block=shown,
+        length=node.length,
+        final=place < node.final,
+        missing=place - node.final + 1,
+    )
+
+
+async def found_page(
+    service: Service,
+    request: Request,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    contains: str = "",
+    cursor: int | None = None,
+    limit: int = FOUND,
+) -> Response:
+    """Show the blocks that are looked for."""
+    node, ledger = service.node, service.node.ledger
+    query = dict(request.query_params)
+    shown: dict[str, Any] = {name: query.get(name, "") for name in ("contains", "since", "until")}
+    if not (query.keys() - {"cursor", "limit"}):
+        return service.page("/blocks", "blocks.html", asked=False, blocks=[], next=None, **shown)
+    if cursor is not None:
+        await service.require_place(cursor)
+
+    def read() -> tuple[list[tuple[int, ShownBlock]], int | None]:
+        start = cursor if cursor is not None else first_at(ledger, since or 0)
+        page = find_blocks(
+            ledger,
+            start=start,
+            stop=None if until is None else first_at(ledger, until),
+            contains=contains,
+            limit=min(limit, FOUND),
+            seconds=SEARCH_SECONDS,
+        )
+        blocks = (ShownBlock.of(block, CARD_CHARACTERS) for block in page.blocks)
+        return list(zip(page.places, blocks, strict=True)), page.next
+
+    blocks, following = await node.search(read)
+    link = following and f"/blocks?{urlencode({**query, 'cursor': following})}"
+    return service.page("/blocks", "blocks.html", asked=True, blocks=blocks, next=link, **shown)
+
+
+async def entry_page(service: Service, _request: Request, *, entry: str) -> Response:
+    """Show where an entry stands."""
+    standing = await service.node.entry(bytes.fromhex(entry))
+    doubles = [{"block": block} for block, _ in standing.duplicates]
+    shown = {**asdict(standing), "entry": standing.id, "duplicates": doubles}
+    return service.page("/blocks", "entry.html", entry=shown)
+
+
+async def search(service: Service, _request: Request, *, q: str = "") -> Response:
+    """Go to what somebody looks for: a block's index or hash, an entry's id, a time, or text."""
+    return RedirectResponse(await _sought(service, q.strip()), HTTPStatus.SEE_OTHER)
+
+
+async def _sought(service: Service, text: str) -> str:
+    node = service.node
+    digits = text.lstrip("#").replace(",", "")
+    if digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) < node.length:
+        return f"/blocks/{int(digits)}"
+    lower = text.lower()
+    if len(lower) == 64 and not lower.strip("0123456789abcdef"):
+        if await node.read(lambda: node.ledger.find(lower)) is not None:
+            return f"/blocks/{lower}"
+        return f"/entries/{lower}"
+    with suppress(ValueError):
+        moment(text)
+        return f"/blocks?{urlencode({'since': text})}"
+    return f"/blocks?{urlencode({'contains': text})}"
+
+
+# What belongs to pages
+
+
+async def read_summary(service: Service, _request: Request) -> Response:
+    """Read how the ledger is, in numbers: what the first page shows."""
+    text = json.dumps(await summary(service), default=datetime.isoformat)
+    return Response(text, media_type=JSON)
+
+
+async def follow_page(service: Service, request: Request, *, view: str = "home") -> Response:
+    """Follow an open page: server-sent events, with those of its parts that are new."""
+    if view not in service.views:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", f"there is no live {view!r:.80}")
+    if request.method == "HEAD":
+        return Response(media_type=EVENTS)
+    headers = {"X-Accel-Buffering": "no"}
+    return StreamingResponse(_parts(service, view), headers=headers, media_type=EVENTS)
+
+
+async def _parts(service: Service, view: str) -> AsyncGenerator[bytes, None]:
+    """Yield an event whenever a part is another one than before."""
+    yield b": following\n\n"
+    shown: Mapping[str, str] = {}
+    silent = 0.0
+    with service.metrics.followers.track_inprogress(), suppress(CairnError):
+        while True:
+            parts = await service.views[view].get()
+            new = "".join(text for part, text in parts.items() if shown.get(part) != text)
+            shown = parts
+            if new:
+                yield f"event: part\ndata: {json.dumps(new)}\n\n".encode()
+                silent = 0.0
+            elif silent >= HEARTBEAT_SECONDS:
+                yield b": alive\n\n"
+                silent = 0.0
+            if not await service.node.changes_after(PART_SECONDS, IDLE_SECONDS):
+                return
+            silent += IDLE_SECONDS
+
+
+async def read_static(_service: Service, _request: Request, *, name: str) -> Response:
+    """Read a file that pages refer to."""
+    if name not in FILES:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", f"there is no file {name!r:.80}")
+    content, media_type = FILES[name]
+    return Response(content, media_type=media_type)
+
+
+FILES: Final = {**STATIC, "receipt.js": (RECEIPT_MODULE.encode(), "text/javascript")}
+
+
+def views(service: Service) -> dict[str, Kept[dict[str, str]]]:
+    """Return what open pages are told of: their parts, by the page's name."""
+    found = {"home": Kept(Home(service).parts, PART_SECONDS)}
+    if service.node.peering is not None:
+        found["network"] = Kept(partial(network_parts, service), PART_SECONDS)
+    return found
+
+
+_MEDIA: Final = sorted({media_type for _, media_type in FILES.values()})
+OPERATIONS: Final = [
+    Operation(
+        method="GET",
+        path="/summary",
+        handler=read_summary,
+        answers={200: ("The numbers.", {JSON: {"schema": ref("Summary")}})},
+        refusals={500: "What is stored cannot be read: validate."},
+    ),
+    Operation(
+        method="GET",
+        path="/search",
+        handler=search,
+        parameters=[
+            Parameter(
+                "q",
+                "query",
+                "What to look for.",
+                {"type": "string", "minLength": 1, "maxLength": 1000},
+            )
+        ],
+        answers={303: ("Where it is.", {})},
+    ),
+    Operation(
+        method="GET",
+        path="/live",
+        handler=follow_page,
+        parameters=[
+            Parameter(
+                "view",
+                "query",
+                "Which page.",
+                {"type": "string", "pattern": "^(home|network)$", "maxLength": 20},
+            )
+        ],
+        answers={
+            200: ("Events `part`: HTML as a JSON string.", {EVENTS: {"schema": {"type": "string"}}})
+        },
+        refusals={404: "This node has no such page."},
+    ),
+    Operation(
+        method="GET",
+        path="/explorer/{name}",
+        handler=read_static,
+        parameters=[
+            Parameter(
+                "name",
+                "path",
+                "Of the file.",
+                {"type": "string", "pattern": r"^[a-z_]+\.[a-z]+$", "maxLength": 40},
+            )
+        ],
+        answers={200: ("The file.", {m: {"schema": {"type": "string"}} for m in _MEDIA})},
+        refusals={404: "There is no such file."},
+    ),
+]

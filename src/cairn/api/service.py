@@ -1,0 +1,101 @@
+"""What all handlers work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cairn.api.bodies import Body
+from cairn.api.bounds import Bounds
+from cairn.api.budget import Answer, Budget
+from cairn.api.html import html, site
+from cairn.api.kept import Kept
+from cairn.api.laboratory import Laboratory
+from cairn.api.metrics import Metrics
+from cairn.core.block import Block
+from cairn.core.errors import NoSuchBlockError
+from cairn.node import Node
+
+Result = TypeVar("Result")
+
+JSON: Final = "application/json"
+INLINE_BYTES: Final = 2**16
+"""Bytes of a body that the event loop handles itself: less than a millisecond of work."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the handlers work with."""
+
+    node: Node
+    bounds: Bounds
+    budget: Budget
+    metrics: Metrics
+    laboratory: Laboratory | None
+    """Of a lab."""
+    large: asyncio.Semaphore
+    """Held while a large body is worked on: one at a time, for the others' sake."""
+    views: dict[str, Kept[dict[str, str]]] = field(default_factory=dict)
+    """The parts of open pages, as HTML by id; by the page's name."""
+
+    @property
+    def lab(self) -> bool:
+        """Whether what is served is a scratch copy, to which everything may be done."""
+        return self.laboratory is not None
+
+    def body(self, request: Request) -> Body:
+        """Return the body of a request, to be read."""
+        return Body(request, self.bounds, self.budget)
+
+    async def canonical(self, body: bytes, work: Callable[..., Result]) -> Result:
+        """Return what `work` makes of a body; if it is large, off the event loop."""
+        encoder = self.node.ledger.encoder
+        if len(body) <= INLINE_BYTES:
+            return work(body, encoder, self.bounds)
+        async with self.large:
+            return await asyncio.to_thread(work, body, encoder, self.bounds)
+
+    async def block(self, read: Callable[[], Block]) -> Response:
+        """Return the answer with a block, which `read` reads."""
+        text = await self.node.read(lambda: read().to_json())
+        return Answer(text, JSON, self.budget)
+
+    def find(self, reference: int | str) -> Block:
+        """Read the block at an index, or with a hash.
+
+        Raises:
+            NoSuchBlockError: there is none.
+            DamagedError: it cannot be read.
+        """
+        ledger = self.node.ledger
+        if isinstance(reference, int):
+            return ledger[reference]
+        block = ledger.find(reference)
+        if block is None:
+            raise NoSuchBlockError(f"there is no block with hash {reference}")
+        return block
+
+    async def require_place(self, start: int) -> int:
+        """Return the length, if a page may start there: the end is an empty page.
+
+        Raises:
+            NoSuchBlockError: it may not.
+        """
+        length = self.node.length
+        if start > length:  # who has read the store may know of blocks a moment before us
+            length = await self.node.read(lambda: len(self.node.ledger))
+        if start > length:
+            raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
+        return length
+
+    def page(
+        self, here: str, template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any
+    ) -> Response:
+        """Return the answer with a page, of which `here` is the path in the menu."""
+        return html(site(self.node, lab=self.lab, here=here), template, status, **values)

@@ -1,0 +1,150 @@
+"""Validating over HTTP: the report, how far a run is, and the page of both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from cairn.api.bounds import HEARTBEAT_SECONDS
+from cairn.api.operations import Operation, Parameter
+from cairn.api.problems import of_error
+from cairn.api.schemas import ref
+from cairn.api.service import JSON, Service
+from cairn.core.errors import CairnError, NoSuchBlockError
+from cairn.core.rules import NUMBERS
+from cairn.explorer.blocks import ShownBlock
+from cairn.explorer.rules import MEANINGS
+from cairn.ledger import Ledger
+from cairn.node.validator import Progress
+
+EVENTS: Final = "text/event-stream"
+DATA_SHOWN: Final = 500
+"""Characters of the data of a block that are shown in a chain of blocks."""
+
+
+async def validate_ledger(service: Service, _request: Request, *, run: bool = True) -> Response:
+    """Read the whole store again and check every rule on every block.
+
+    One run at a time; who asks meanwhile shares the next. Appends go on.
+    """
+    return Response(json.dumps((await service.node.validate()).to_value()), media_type=JSON)
+
+
+async def validate_page(service: Service, _request: Request, *, run: bool = False) -> Response:
+    """Show what the last run has found; with `run`, one that begins now."""
+    node, problem = service.node, None
+    if run:
+        try:
+            await node.validate()
+        except CairnError as error:
+            problem = of_error(error)
+    last = node.last_validation
+    failure = last.report.failure if last else None
+    return service.page(
+        "/validate",
+        "validate.html",
+        problem.status if problem else HTTPStatus.OK,
+        problem=problem,
+        is_running=node.is_validating,
+        last=last,
+        failure=failure,
+        number=NUMBERS.get(failure.rule) if failure else None,
+        meaning=MEANINGS.get(failure.rule, "") if failure else "",
+        cards=await node.read(lambda: _around(node.ledger, failure.index)) if failure else [],
+        length=node.length,
+    )
+
+
+async def watch_validation(service: Service, request: Request) -> Response:
+    """Watch a run of validation: server-sent events, up to its report.
+
+    It is the run that is under way, or one that begins now. An event `progress` says as JSON which
+    `blocks` are done, `of` how many, how many `bytes`, and after how many `seconds`. The last event
+    is `report`, as from `/validate`; or `failed`, a problem: there is no verdict. Who comes again
+    after it starts another run.
+    """
+    if request.method == "HEAD":
+        return Response(media_type=EVENTS)
+    headers = {"X-Accel-Buffering": "no"}  # nginx would hold it back
+    return StreamingResponse(_events(service), headers=headers, media_type=EVENTS)
+
+
+async def _events(service: Service) -> AsyncGenerator[bytes, None]:
+    """Yield server-sent events (WHATWG HTML, section 9.2)."""
+    yield b": watching\n\n"
+    try:
+        async with aclosing(service.node.watch_validation(seconds=HEARTBEAT_SECONDS)) as events:
+            async for found in events:
+                if found is None:
+                    yield b": alive\n\n"
+                elif isinstance(found, Progress):
+                    yield b"event: progress\ndata: %b\n\n" % msgspec.json.encode(found)
+                else:
+                    yield f"event: report\ndata: {json.dumps(found.to_value())}\n\n".encode()
+    except CairnError as error:
+        yield f"event: failed\ndata: {json.dumps(of_error(error).to_value())}\n\n".encode()
+
+
+class Card(NamedTuple):
+    """A place in the chain that is shown."""
+
+    place: int
+    block: ShownBlock | None
+    why: str
+    """There is no block to show."""
+
+
+def _around(ledger: Ledger, at: int) -> list[Card]:
+    """Return what stands in the store at a place, before and after it, as far as it can be read."""
+    cards = []
+    for place in range(max(at - 1, 0), at + 2):
+        try:
+            cards.append(Card(place, ShownBlock.of(ledger[place], DATA_SHOWN), ""))
+        except NoSuchBlockError:
+            if place == at:
+                cards.append(Card(place, None, "there is no block here."))
+        except CairnError as error:
+            cards.append(Card(place, None, f"{error}."))
+    return cards
+
+
+def _flag(text: str) -> bool:
+    return text == "true"
+
+
+OPERATIONS: Final = [
+    Operation(
+        method="GET",
+        path="/validate",
+        handler=validate_ledger,
+        page=validate_page,
+        parameters=[
+            Parameter(
+                "run",
+                "query",
+                "Of the page: whether to validate now, or to show what was found last.",
+                {"type": "string", "pattern": "^(true|false)$", "maxLength": 5, "default": "false"},
+                _flag,
+            )
+        ],
+        answers={200: ("What was found.", {JSON: {"schema": ref("Report")}})},
+    ),
+    Operation(
+        method="GET",
+        path="/validate/events",
+        handler=watch_validation,
+        answers={
+            200: (
+                "Events, up to the report.",
+                {EVENTS: {"schema": {"type": "string", "description": "Server-sent events."}}},
+            )
+        },
+    ),
+]

@@ -1,0 +1,179 @@
+"""The first page while the ledger grows: nothing is loaded again, nobody is interrupted."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from cairn import Ledger
+from tests.api.servers import Server, resident_bytes, start
+from tests.explorer.conftest import Visit, require_accessible
+from tests.explorer.test_pages import BROWSER
+
+LONG_TASKS: Final = """
+    window.longTasks = [];
+    new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((e) => e.duration)))
+      .observe({ type: "longtask", buffered: true });
+"""
+"""The browser itself tells of tasks over 50 ms (W3C Long Tasks)."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with Ledger.open(tmp_path / "harbour.cairn") as ledger:
+        ledger.extend({"ship": i} for i in range(1, 20))
+    with start(tmp_path / "harbour.cairn") as server:
+        yield server
+
+
+def post(server: Server, value: Any) -> dict[str, Any]:
+    with server.client() as client:
+        answer = client.post("/block", json=value)
+        assert answer.status_code == 201
+        block: dict[str, Any] = answer.json()
+        return block
+
+
+def newest(page: Page) -> Any:
+    return page.locator("article.block").first
+
+
+def test_block_of_another_client_arrives_live(server: Server, visit: Visit) -> None:
+    page = visit(server.url)
+    expect(newest(page)).to_have_id("block-19")
+    page.evaluate("window.marked = document.getElementById('block-19')")
+    block = post(server, {"ship": "Aurora"})
+    expect(newest(page)).to_have_id("block-20")
+    expect(newest(page)).to_contain_text("Aurora")
+    expect(newest(page)).to_contain_text(block["hash"])
+    expect(page.locator("#facts")).to_contain_text("21")
+    assert page.locator("article.block").count() == 12
+    assert page.evaluate("marked === document.getElementById('block-19')"), "it was made anew"
+    require_accessible(page)
+
+
+def test_one_who_is_at_a_block_stays_there(server: Server, visit: Visit) -> None:
+    page = visit(server.url)
+    page.locator("#block-17 h3 a").focus()
+    post(server, 1)
+    expect(newest(page)).to_have_id("block-20")
+    assert page.evaluate("document.activeElement.closest('article').id") == "block-17"
+
+
+def test_page_says_when_the_node_is_gone_and_goes_on_when_it_is_back(
+    server: Server, tmp_path: Path, visit: Visit
+) -> None:
+    page = visit(server.url)
+    expect(newest(page)).to_have_id("block-19")
+    server.kill()
+    expect(page.locator("html")).to_have_class("offline")
+    with Ledger.open(tmp_path / "harbour.cairn") as ledger:
+        ledger.append("meanwhile")
+    with start(tmp_path / "harbour.cairn", port=server.port):
+        expect(newest(page)).to_have_id("block-20", timeout=20_000)
+        expect(page.locator("html")).not_to_have_class("offline")
+    visit.trouble.clear()  # the browser complains that nobody listened
+
+
+def grow(server: Server, stop: Event, rate: int) -> None:
+    """Append so many blocks a second, until told to stop."""
+    with server.client() as client:
+        began, done = time.monotonic(), 0
+        while not stop.is_set():
+            client.post("/block", json={"n": done, "text": "some words of an event " * 4})
+            done += 1
+            time.sleep(max(began + done / rate - time.monotonic(), 0))
+
+
+@contextmanager
+def growing(server: Server, rate: int) -> Iterator[None]:
+    stop = Event()
+    thread = Thread(target=grow, args=(server, stop, rate))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def cpu_of_tasks(trace: bytes) -> list[float]:
+    """Return the milliseconds of CPU that each task of the page's main thread took."""
+    events = json.loads(trace)["traceEvents"]
+    mains = {
+        (event["pid"], event["tid"])
+        for event in events
+        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+    }
+    return [
+        event["tdur"] / 1000
+        for event in events
+        if event["name"].endswith("RunTask")
+        and "tdur" in event
+        and (event["pid"], event["tid"]) in mains
+    ]
+
+
+def test_hundred_blocks_a_second_keep_the_page_calm(
+    server: Server, browser: Browser, visit: Visit
+) -> None:
+    """By the CPU of its tasks, since other programs run beside this test."""
+    page = visit(server.url)
+    expect(page.locator("article.block .checked[data-checked=good]")).to_have_count(12)
+    before = int(newest(page).get_attribute("data-index"))
+    with growing(server, 100):
+        browser.start_tracing(page=page, categories=["toplevel"])
+        page.wait_for_timeout(5000)
+        tasks = cpu_of_tasks(browser.stop_tracing())
+    assert int(newest(page).get_attribute("data-index")) > before + 50
+    assert len(tasks) > 100
+    assert max(tasks) < 50
+    assert page.evaluate("document.querySelectorAll('*').length") < 1000
+
+
+@pytest.mark.soak
+def test_hundred_blocks_a_second_for_a_minute_on_a_million(million: Server, visit: Visit) -> None:
+    """For a quiet machine: by the browser's own long tasks."""
+    page = visit(million.url, init=LONG_TASKS)
+    page.wait_for_timeout(1000)
+    page.evaluate("longTasks.length = 0")  # loading is not what is asked about
+    before = int(newest(page).get_attribute("data-index"))
+    with growing(million, 100):
+        page.wait_for_timeout(60_000)
+    assert int(newest(page).get_attribute("data-index")) > before + 5000
+    assert page.evaluate("longTasks") == []
+
+
+@pytest.fixture(scope="module")
+def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    path = tmp_path_factory.mktemp("million") / "long.cairn"
+    with Ledger.open(path) as ledger:
+        ledger.extend({"n": i, "did": "something"} for i in range(1_000_000))
+    with start(path) as server:
+        yield server
+
+
+@pytest.mark.parametrize("path", ["/", "/blocks/500000", "/blocks/3", "/?start=700000", "/summary"])
+def test_pages_of_a_million_blocks_are_quick_and_small(million: Server, path: str) -> None:
+    with million.client(headers={"Accept": BROWSER}) as client:
+        client.get(path)
+        held = resident_bytes(million)
+        seconds = [timed(client, path) for _ in range(15)]
+    assert statistics.median(seconds) < 0.05
+    assert resident_bytes(million) - held < 32 * 2**20
+
+
+def timed(client: httpx.Client, path: str) -> float:
+    began = time.perf_counter()
+    assert client.get(path).status_code == 200
+    return time.perf_counter() - began

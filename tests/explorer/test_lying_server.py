@@ -1,0 +1,498 @@
+"""A server that lies is found out by the page, at the block that it lies about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from cairn import Ledger
+from cairn.core.block import Block
+from cairn.core.entry import Entry
+from cairn.ledger.exchange import import_chain
+from cairn.proof.keyring import Keyring
+from cairn.proof.note import Note
+from tests.api.servers import Server, start
+from tests.builders import mined
+from tests.explorer.conftest import Visit, require_accessible
+from tests.explorer.liar import Liar, Said, honest, lying
+from tests.page.conftest import FAR_HOST, chromium
+from tests.page.reference import LOG, Key
+
+ERASED: Final = 3
+LAST: Final = 7
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger of eight blocks; one of them erased, the last but one the record of it."""
+    directory = tmp_path_factory.mktemp("lied about") / "ledger"
+    with Ledger.open(directory) as ledger:
+        for number in range(1, 6):
+            ledger.append({"pay": number, "to": "alice"})
+        ledger.erase(ERASED, reason="asked for")
+        ledger.append({"pay": LAST, "to": "alice"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def blocks(directory: Path) -> list[Block]:
+    with Ledger.open(directory, read_only=True) as ledger:
+        return list(ledger)
+
+
+@pytest.fixture(scope="module")
+def node(directory: Path, blocks: list[Block]) -> Iterator[Server]:
+    assert len(blocks) == LAST + 1
+    with start(directory) as server:
+        yield server
+
+
+@pytest.fixture
+def liar(node: Server) -> Iterator[Liar]:
+    with lying(node) as liar:
+        yield liar
+
+
+def verdict(page: Page, state: str, *words: str) -> None:
+    """The page's block is in this state, and its line says so in these words."""
+    block = page.locator("article.block")
+    expect(block.locator(".checked")).not_to_contain_text("is checking")
+    for word in words:
+        expect(block.locator(".checked")).to_contain_text(word)
+    expect(block).to_have_attribute("data-state", state)
+    expect(block.locator(".checked")).to_have_attribute("data-checked", state)
+
+
+def beside(page: Page) -> tuple[str, str]:
+    """Return what was expected and what was found, as the page shows it first."""
+    shown = page.locator("article.block > .comparison dd")
+    expected, found = shown.all_inner_texts()
+    return expected, found
+
+
+def test_what_an_honest_server_says_is_checked(visit: Visit, liar: Liar) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "hash, header, data, links, signature", "seen here for the first time")
+    page.reload()
+    verdict(page, "good", "which this browser remembers")
+    for place in (0, 1, LAST):
+        page.goto(f"{liar.url}/blocks/{place}")
+        verdict(page, "good", "hash, header, data, links, signature")
+    require_accessible(page)
+
+
+def test_the_bytes_are_shown_as_they_are_hashed(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good")
+    page.get_by_text("Byte by byte").click()
+    expect(page.locator("#bytes .hashed")).to_have_text("00" + blocks[4].header.pack().hex())
+    rows = page.locator("#bytes tbody tr").all_inner_texts()
+    assert [row.split("\t")[0] for row in rows] == [
+        "version", "kind", "bits", "index", "previous_hash",
+        "timestamp", "count", "size", "data_root", "nonce",
+    ]  # fmt: skip
+    assert rows[3].split("\t") == ["index", "8", "0000000000000004", "4"]
+    expect(page.locator("#bytes")).to_contain_text(blocks[4].hash)
+    holding = page.locator("#bytes .steps li")
+    assert holding.count() > 30
+    assert holding.count() == page.locator("#bytes .steps li[data-holds=true]").count()
+    require_accessible(page)
+
+
+def test_of_an_erased_block_it_says_what_cannot_be_checked(visit: Visit, liar: Liar) -> None:
+    page = visit(f"{liar.url}/blocks/{ERASED}")
+    verdict(page, "open", "Checked in this browser: hash, header, links, signature", "was erased")
+
+
+def test_a_mined_block_is_checked_as_far_as_it_is_final(visit: Visit, tmp_path: Path) -> None:
+    """One of more entries than the page shows salts of, and the last one."""
+    chain = mined([{"n": number} for number in range(150)], *[[]] * 7)
+    import_chain(tmp_path / "ledger", [block.to_json().encode() for block in chain])
+    with start(tmp_path / "ledger") as node:
+        page = visit(f"{node.url}/blocks/1")
+        verdict(page, "good", "hash, header, data, links, signature")
+        page.get_by_text("Byte by byte").click()
+        expect(page.locator("#bytes .hashes")).to_have_count(9)
+        expect(page.locator("#bytes .hashes li").last).to_have_text(chain[1].header.data_root.hex())
+        page.goto(f"{node.url}/blocks/8")
+        verdict(
+            page, "open", "Checked in this browser: hash, header, data, links.", "not signed yet"
+        )
+        page.goto(node.url)
+        assert set(states(page).values()) == {"good"}
+
+
+# A block
+
+
+def test_an_altered_fact_is_shown_with_what_is_right(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    facts = blocks[4].facts()
+    for name in set(facts) - {"salt", "header"}:
+        right = str(facts[name])
+        other = right.replace(right[-1], "1" if right[-1] != "1" else "2")
+        liar.replace((f'data-fact="{name}">{right}<', f'data-fact="{name}">{other}<'))
+        page.reload()
+        verdict(page, "bad", "WRONG in block 4", f"{name} is")
+        assert beside(page) == (right, other)
+
+
+def test_altered_data_on_the_page_is_shown_with_what_is_right(visit: Visit, liar: Liar) -> None:
+    liar.replace(("alice", "mallory"))
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "the data shown is the data")
+    expected, found = beside(page)
+    assert ("alice" in expected, "mallory" in found) == (True, True)
+
+
+def test_altered_data_everywhere_does_not_have_the_data_root(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    liar.lie = lambda said: said.body.replace(b"alice", b"mally")
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "data_root is the tree hash")
+    assert beside(page)[0] == blocks[4].header.data_root.hex()
+
+
+def forged(block: Block, **fields: Any) -> Block:
+    """Return `block` with another payee, and all its own hashes right."""
+    [entry] = block.entries
+    other = Entry(entry.salt, entry.canonical.replace(b"alice", b"mally"))
+    header = replace(block.header, data_root=other.id, **fields)
+    return Block(header, header.hash, (other,))
+
+
+def seal_anew(said: Said, block: Block, other: Block) -> bytes:
+    """Say `other` for `block`, in HTML and JSON alike."""
+    pairs = [
+        (block.header.pack().hex(), other.header.pack().hex()),
+        (block.header.data_root.hex(), other.header.data_root.hex()),
+        (block.data_json().decode(), other.data_json().decode()),
+        ("alice", "mally"),
+        (block.hash, other.hash),
+    ]
+    body = said.body
+    for truth, lie in pairs if f"/blocks/{block.index}" in said.path else pairs[:3]:
+        body = body.replace(truth.encode(), lie.encode())
+    return body
+
+
+def test_a_block_that_is_sealed_anew_is_not_the_one_that_the_next_links_to(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    other = forged(blocks[4])
+    liar.lie = lambda said: seal_anew(said, blocks[4], other)
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "block 5 has this hash as its previous_hash")
+    assert beside(page) == (other.hash, blocks[4].hash)
+
+
+def test_a_last_block_that_is_sealed_anew_has_no_receipt(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    other = forged(blocks[LAST])
+
+    def lie(said: Said) -> bytes:
+        return said.body if "receipt" in said.path else seal_anew(said, blocks[LAST], other)
+
+    liar.lie = lie
+    page = visit(f"{liar.url}/blocks/{LAST}")
+    verdict(page, "bad", f"WRONG in block {LAST}", "the receipt is of this block")
+    assert beside(page) == (other.header.pack().hex(), blocks[LAST].header.pack().hex())
+
+
+def test_a_block_in_the_place_of_another_is_found(visit: Visit, liar: Liar, node: Server) -> None:
+    with node.client() as client:
+        other = client.get("/blocks/5", headers={"Accept": "text/html"}).content
+    liar.lie = lambda said: (
+        other.replace(b'id="block-5"', b'id="block-4"')
+        if said.is_page and said.path == "/blocks/4"
+        else said.body
+    )
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "index is the place of the block")
+    assert beside(page) == ("4", "5")
+
+
+# A proof
+
+
+def receipt_of(node: Server, index: int) -> dict[str, Any]:
+    with node.client() as client:
+        found: dict[str, Any] = client.get(f"/blocks/{index}/receipt").json()
+    return found
+
+
+def give(liar: Liar, receipt: dict[str, Any] | bytes) -> None:
+    """Give this receipt for whatever block is asked for."""
+    body = receipt if isinstance(receipt, bytes) else json.dumps(receipt).encode()
+    liar.lie = lambda said: body if said.path.endswith("/receipt") else said.body
+
+
+def test_an_altered_receipt_is_refused(visit: Visit, liar: Liar, node: Server) -> None:
+    page = visit("about:blank")
+    for altered, words in (
+        ({"block_proof": ["0" * 64] * 3}, "The block is in the ledger"),
+        ({"block_proof": []}, "The block is in the ledger"),
+        ({"data": '"other"'}, "The entry is in the block"),
+        ({"salt": "0" * 32}, "The entry is in the block"),
+        ({"keys": []}, "a key of the ledger has signed"),
+        ({"cairn": "receipt/2"}, "its receipt"),
+    ):
+        give(liar, receipt_of(node, 4) | altered)
+        page.goto(f"{liar.url}/blocks/4")
+        verdict(page, "bad", "WRONG in block 4", words)
+        assert page.evaluate("localStorage.length") == 0
+
+
+def test_a_receipt_of_another_block_is_refused(visit: Visit, liar: Liar, node: Server) -> None:
+    give(liar, receipt_of(node, 5))
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "the receipt is of this block")
+
+
+def test_without_a_receipt_it_is_open_who_signed(visit: Visit, liar: Liar) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good")
+    page.route("**/receipt", lambda route: route.abort())
+    page.reload()
+    verdict(page, "open", "Checked in this browser: hash, header, data, links.", "did not answer")
+    expect(page.locator(".checked")).to_contain_text("Not checked: its receipt")
+    assert visit.trouble == ["Failed to load resource: net::ERR_FAILED"]
+    visit.trouble.clear()
+
+
+# A checkpoint
+
+
+def signed_by(receipt: dict[str, Any], key: Key | None = None, **changed: Any) -> dict[str, Any]:
+    """Return a receipt whose checkpoint another key has signed."""
+    text = Note.parse(receipt["checkpoint"]).text
+    key = key or Key(text.split("\n")[0], LOG)
+    return receipt | {"checkpoint": f"{text}\n{key.line(text)}", "keys": [key.vkey], **changed}
+
+
+def test_a_checkpoint_by_another_key_is_refused(visit: Visit, liar: Liar, node: Server) -> None:
+    page = visit(f"{liar.url}/blocks/5")
+    verdict(page, "good", "for the first time")
+    known = json.loads(page.evaluate("Object.values(localStorage)[0]"))["key"]
+    other = signed_by(receipt_of(node, 4))
+    give(liar, other)
+    page.goto(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "signed by the key that this browser remembers")
+    assert beside(page) == (known, other["keys"][0])
+    give(liar, other | {"keys": []})
+    page.reload()
+    verdict(page, "bad", "WRONG in block 4", "Signed by whom you trust")
+    assert json.loads(page.evaluate("Object.values(localStorage)[0]"))["key"] == known
+
+
+def test_a_checkpoint_with_another_root_is_refused(visit: Visit, liar: Liar, node: Server) -> None:
+    receipt = receipt_of(node, 4)
+    lines = receipt["checkpoint"].split("\n")
+    lines[2] = f"{'A' if lines[2][0] != 'A' else 'B'}{lines[2][1:]}"
+    give(liar, receipt | {"checkpoint": "\n".join(lines)})
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "The block is in the ledger")
+
+
+def test_a_ledger_that_became_shorter_is_refused(visit: Visit, tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend(["one", "two"])
+    with start(tmp_path / "ledger") as node, lying(node) as liar:
+        older = receipt_of(node, 1)
+        with node.client() as client:
+            client.post("/block", json="three")
+        page = visit(f"{liar.url}/blocks/3")
+        verdict(page, "good", "for the first time")
+        give(liar, older)
+        page.goto(f"{liar.url}/blocks/1")
+        verdict(page, "bad", "WRONG in block 1", "the ledger has not become shorter")
+        assert beside(page) == ("at least 4 blocks", "3 blocks")
+
+
+def test_another_history_by_the_same_key_is_refused(
+    visit: Visit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    with Ledger.open(tmp_path / "ledger", keyring=Keyring(home)) as ledger:
+        ledger.extend(["one", "two"])
+        ledger.published()
+    shutil.copytree(home, tmp_path / "other home")
+    shutil.copytree(tmp_path / "ledger", tmp_path / "other")
+    with ExitStack() as stack:
+        nodes = []
+        for name, folder, value in (
+            ("ledger", home, "three"),
+            ("other", tmp_path / "other home", "3"),
+        ):
+            monkeypatch.setenv("CAIRN_HOME", str(folder))
+            nodes.append(stack.enter_context(start(tmp_path / name)))
+            with nodes[-1].client() as client:
+                client.post("/block", json=value)
+                client.post("/block", json="four")
+        liar = stack.enter_context(lying(nodes[0]))
+        page = visit(f"{liar.url}/blocks/4")
+        verdict(page, "good", "for the first time")
+        [before] = page.evaluate("Object.values(localStorage)")
+        liar.node = nodes[1]
+        for place in (1, 3, 4):  # the first of them is the same in both
+            page.goto(f"{liar.url}/blocks/{place}")
+            verdict(
+                page, "bad", f"WRONG in block {place}", "block 4 is the one that was shown before"
+            )
+        assert page.evaluate("Object.values(localStorage)") == [before]
+        liar.node = nodes[0]
+        page.goto(f"{liar.url}/blocks/4")
+        verdict(page, "good", "which this browser remembers")
+
+
+def test_a_key_change_is_followed_by_the_record_of_it(visit: Visit, tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.append("one")
+    with start(tmp_path / "ledger") as node, lying(node) as liar:
+        page = visit(f"{liar.url}/blocks/1")
+        verdict(page, "good", "for the first time")
+        [first] = page.evaluate("Object.values(localStorage)")
+        node.stop()
+        with Ledger.open(tmp_path / "ledger") as ledger:
+            ledger.rotate_key()
+            ledger.append("two")
+        with start(tmp_path / "ledger") as liar.node:
+            page.reload()
+            verdict(page, "good", "which this browser remembers")
+            [second] = page.evaluate("Object.values(localStorage)")
+            assert json.loads(first)["key"] != json.loads(second)["key"]
+            page.reload()
+            verdict(page, "good", "which this browser remembers")
+
+
+# Where it cannot check
+
+
+def elsewhere(browser: Browser, *options: str) -> Browser:
+    """Return a browser for which a far host is this machine."""
+    rules = f"--host-resolver-rules=MAP {FAR_HOST} 127.0.0.1"
+    return browser.browser_type.launch(
+        executable_path=chromium(), args=["--no-sandbox", rules, *options]
+    )
+
+
+def test_over_plain_http_from_elsewhere_it_says_why_it_cannot_check(
+    browser: Browser, liar: Liar
+) -> None:
+    far = elsewhere(browser)
+    page = far.new_page()
+    page.goto(f"http://{FAR_HOST}:{liar.server_port}/blocks/4")
+    verdict(page, "open", "Cannot be checked here", "plain http", "WebCrypto", "https")
+    page.goto(f"http://{FAR_HOST}:{liar.server_port}/")
+    expect(page.locator("main > [role=status]")).to_contain_text("plain http")
+    assert page.locator("[data-checked=good]").count() == 0
+    far.close()
+
+
+def test_another_ledger_at_the_same_address_is_refused(
+    browser: Browser, liar: Liar, node: Server, tmp_path: Path
+) -> None:
+    origin = f"http://{FAR_HOST}:{liar.server_port}"
+    far = elsewhere(browser, f"--unsafely-treat-insecure-origin-as-secure={origin}")
+    with start(tmp_path / "ledger") as liar.node:
+        page = far.new_page()
+        page.goto(f"{origin}/blocks/0")
+        verdict(page, "good", "for the first time")
+        liar.node = node
+        page.goto(f"{origin}/blocks/0")
+        verdict(page, "bad", "the ledger is the one that was here before")
+    far.close()
+
+
+# The first page
+
+
+def states(page: Page) -> dict[str, str | None]:
+    expect(page.locator("article.card .checked[data-checked=open]")).to_have_count(0)
+    return {
+        card.get_attribute("id") or "": card.get_attribute("data-state")
+        for card in page.locator("article.card").all()
+    }
+
+
+def test_every_card_is_checked(visit: Visit, liar: Liar) -> None:
+    page = visit(liar.url)
+    assert states(page) == {f"block-{place}": "good" for place in range(LAST + 1)}
+    assert page.locator(".checked").first.inner_text().startswith("✓ checked")
+
+
+def test_a_card_with_other_data_is_marked(visit: Visit, liar: Liar) -> None:
+    liar.lie = lambda said: re.sub(rb"(pay&#34;:\s*)5", rb"\g<1>6", said.body)
+    page = visit(liar.url)
+    found = states(page)
+    assert found.pop("block-5") == "bad"
+    assert set(found.values()) == {"good"}
+    line = page.locator("#block-5 .checked")
+    expect(line).to_contain_text("WRONG. This does not hold: data_root")
+    expect(line).to_have_attribute("role", "alert")
+    assert page.locator("#block-5 .comparison dd").count() == 2
+
+
+def test_a_card_with_another_hash_is_marked(visit: Visit, liar: Liar, blocks: list[Block]) -> None:
+    liar.replace((f'hash">{blocks[2].hash}', f'hash">{blocks[1].hash}'))
+    page = visit(liar.url)
+    assert states(page)["block-2"] == "bad"
+    expect(page.locator("#block-2 .checked")).to_contain_text(
+        "WRONG. This does not hold: hash is SHA-256"
+    )
+
+
+def test_a_card_that_is_sealed_anew_does_not_fit_the_one_above(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    other, truth = forged(blocks[4]), blocks[4]
+    payee = rb"(pay&#34;:\s*4,\s*&#34;to&#34;:\s*&#34;)alice"
+
+    def lie(said: Said) -> bytes:
+        body = re.sub(payee, rb"\g<1>mally", said.body)
+        for before, digits, claim in (
+            ("", truth.header.pack().hex(), other.header.pack().hex()),
+            ('data-hash="', truth.hash, other.hash),
+            ('data-fact="hash">', truth.hash, other.hash),
+        ):
+            body = body.replace((before + digits).encode(), (before + claim).encode())
+        return body
+
+    liar.lie = lie
+    page = visit(liar.url)
+    found = states(page)
+    assert {place for place, state in found.items() if state == "bad"} == {"block-4", "block-5"}
+    expect(page.locator("#block-4 .checked")).to_contain_text(
+        "WRONG. This does not hold: block 5 has this hash"
+    )
+
+
+def test_a_lie_about_a_block_that_arrives_is_marked(visit: Visit, tmp_path: Path) -> None:
+    with start(tmp_path / "ledger") as node, lying(node) as liar, node.client() as client:
+        client.post("/block", json="one")
+        page = visit(liar.url)
+        assert set(states(page).values()) == {"good"}
+        liar.lie = lambda said: said.body.replace(b"is so", b"is no") if said.is_page else said.body
+        client.post("/block", json="what is so")
+        expect(page.locator("#block-2[data-state=bad]")).to_be_visible()
+        liar.lie = honest
+        client.post("/block", json="three")
+        expect(page.locator("#block-3[data-state=good]")).to_be_visible()
+        assert states(page) == {
+            "block-0": "good", "block-1": "good", "block-2": "bad", "block-3": "good",
+        }  # fmt: skip
