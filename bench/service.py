@@ -148,10 +148,28 @@ def bench_long(folder: Path) -> Iterator[tuple[str, str]]:
         yield "growth of RSS over 10,000 mixed requests (goal under 50)", f"{said} MiB, each 2,000"
 
 
+def bench_pages(folder: Path) -> Iterator[tuple[str, str]]:
+    """Show a ledger of a million blocks in a browser: what its pages cost the node."""
+    browser = {"Accept": "text/html"}
+    with node(million(folder)) as (url, _), httpx.Client(base_url=url, headers=browser) as client:
+
+        def each(routes: list[str]) -> str:
+            return spread([timed(partial(client.get, route)) for route in routes], 1e3, "ms")
+
+        began = timed(partial(client.get, "/"))
+        yield "the first page, the first time", f"{1e3 * began:.0f} ms"
+        yield "`GET /` (goal under 50 ms)", each(["/"] * 200)
+        middle = [f"/?start={i * 9_900}" for i in range(100)]
+        yield "`GET /?start=…`, anywhere (goal under 50 ms)", each(middle)
+        indexes = [f"/blocks/{i * 4999 % MILLION}" for i in range(200)]
+        yield "`GET /blocks/{index}` (goal under 50 ms)", each(indexes)
+        yield "`GET /summary`", each(["/summary"] * 100)
+
+
 def resident(pid: int) -> float:
     """Return the resident memory of a process in MiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
 
-BENCHES = {"service": bench_service, "bulk": bench_bulk, "long": bench_long}
+BENCHES = {"service": bench_service, "bulk": bench_bulk, "long": bench_long, "pages": bench_pages}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from math import comb
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from cairn.lab.reversal import caught_up, confirmations, exact, whitepaper
 
 PRINTED = {
-    0.1: "1.0000000 0.2045873 0.0509779 0.0131722 0.0034552 0.0009137 0.0002428 0.0000647 0.0000173 "
-    "0.0000046 0.0000012",
-    0.3: "1.0000000 0.1773523 0.0416605 0.0101008 0.0024804 0.0006132 0.0001522 0.0000379 0.0000095 "
-    "0.0000024 0.0000006",
+    0.1: "1.0000000 0.2045873 0.0509779 0.0131722 0.0034552 0.0009137 "
+    "0.0002428 0.0000647 0.0000173 0.0000046 0.0000012",
+    0.3: "1.0000000 0.1773523 0.0416605 0.0101008 0.0024804 0.0006132 "
+    "0.0001522 0.0000379 0.0000095 0.0000024 0.0000006",
 }
 """The results of section 11, as they stand there: for z = 0 to 10, and 0, 5, … 50."""
 STEP = {0.1: 1, 0.3: 5}
@@ -64,7 +65,7 @@ def test_it_is_a_chance_that_falls_with_depth_and_rises_with_the_share(chance: o
     for percent in range(1, 50):
         falling = [chance(percent / 100, depth) for depth in range(61)]
         assert falling[0] == 1
-        assert all(a > b > 0 for a, b in zip(falling, falling[1:], strict=False))
+        assert all(a > b > 0 for a, b in pairwise(falling))
     for depth in (1, 6, 60):
         rising = [chance(percent / 100, depth) for percent in range(101)]
         assert rising[0] == 0

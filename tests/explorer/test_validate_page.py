@@ -179,7 +179,8 @@ def test_end_that_was_cut_off_is_shown_where_it_was(tmp_path: Path, visit: Visit
         page = visit(url(server, "?run=true"))
         expect(page.locator("#report")).to_contain_text("Block 8 breaks the rule head.")
         expect(page.locator("#block-7")).not_to_have_attribute("data-state", "bad")
-        expect(page.locator("#block-8")).to_contain_text("there is no block here")
+        expect(page.locator("#block-8")).to_contain_text("It cannot be read")
+        expect(page.locator("#block-9")).to_have_count(0)
 
 
 def test_stop_or_an_end_meanwhile_is_no_verdict(tmp_path: Path, visit: Visit) -> None:

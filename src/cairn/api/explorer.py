@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -26,7 +26,7 @@ from cairn.api.service import JSON, Service
 from cairn.core.block import Block
 from cairn.core.errors import CairnError
 from cairn.explorer import charts
-from cairn.explorer.blocks import ShownBlock
+from cairn.explorer.blocks import Card, ShownBlock
 from cairn.explorer.render import STATIC, render
 from cairn.ledger.ledger import now_us
 from cairn.ledger.search import find_blocks, first_at, moment
@@ -52,21 +52,6 @@ IDLE_SECONDS: Final = 2.0
 """Between two looks at what changes without a block: rates, peers."""
 RATE_SECONDS: Final = 60
 """The time of which the rate of blocks is the mean."""
-
-
-class Card(NamedTuple):
-    """A place of the chain, and what is there."""
-
-    place: int
-    block: ShownBlock | None
-    why: str
-    """Why it cannot be read, if it cannot."""
-    final: bool
-
-    @property
-    def key(self) -> str:
-        """What is another one when something else is shown."""
-        return f"{self.place} {self.block and self.block.facts['hash']} {self.final}"
 
 
 # What pages show
@@ -157,18 +142,14 @@ async def _cards(service: Service, start: int, count: int) -> list[Card]:
     node = service.node
 
     def read() -> list[Card]:
-        stop, final = min(start + count, len(node.ledger)), node.ledger.final
-        return [_card(service, at, final) for at in range(stop - 1, start - 1, -1)]
+        ledger = node.ledger
+        stop, final = min(start + count, len(ledger)), ledger.final
+        return [
+            Card.read(ledger, place, CARD_CHARACTERS, final=place < final)
+            for place in reversed(range(start, stop))
+        ]
 
     return await node.read(read)
-
-
-def _card(service: Service, place: int, final: int) -> Card:
-    try:
-        shown = ShownBlock.of(service.node.ledger[place], CARD_CHARACTERS)
-    except CairnError as error:
-        return Card(place, None, str(error), place < final)
-    return Card(place, shown, "", place < final)
 
 
 def _pages(cards: list[Card], *, newest: bool) -> dict[str, str | None]:

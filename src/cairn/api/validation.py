@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from starlette.requests import Request
@@ -17,9 +17,9 @@ from cairn.api.operations import Operation, Parameter
 from cairn.api.problems import of_error
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service
-from cairn.core.errors import CairnError, NoSuchBlockError
+from cairn.core.errors import CairnError
 from cairn.core.rules import NUMBERS
-from cairn.explorer.blocks import ShownBlock
+from cairn.explorer.blocks import Card
 from cairn.explorer.rules import MEANINGS
 from cairn.ledger import Ledger
 from cairn.node.validator import Progress
@@ -92,27 +92,10 @@ async def _events(service: Service) -> AsyncGenerator[bytes, None]:
         yield f"event: failed\ndata: {json.dumps(of_error(error).to_value())}\n\n".encode()
 
 
-class Card(NamedTuple):
-    """A place in the chain that is shown."""
-
-    place: int
-    block: ShownBlock | None
-    why: str
-    """There is no block to show."""
-
-
 def _around(ledger: Ledger, at: int) -> list[Card]:
     """Return what stands in the store at a place, before and after it, as far as it can be read."""
-    cards = []
-    for place in range(max(at - 1, 0), at + 2):
-        try:
-            cards.append(Card(place, ShownBlock.of(ledger[place], DATA_SHOWN), ""))
-        except NoSuchBlockError:
-            if place == at:
-                cards.append(Card(place, None, "there is no block here."))
-        except CairnError as error:
-            cards.append(Card(place, None, f"{error}."))
-    return cards
+    cards = [Card.read(ledger, place, DATA_SHOWN) for place in range(max(at - 1, 0), at + 2)]
+    return cards if cards[-1].block else cards[:-1]
 
 
 def _flag(text: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
+from cairn.core.errors import CairnError
 from cairn.explorer.shown import plain, readable
+from cairn.ledger import Ledger
 
 SALTS_SHOWN: Final = 100
 """Salts of a batch that are in its page, at most; the JSON has them all."""
@@ -56,6 +58,29 @@ class ShownBlock:
         if salt is None:
             return []
         return salt if isinstance(salt, list) else [salt]
+
+
+class Card(NamedTuple):
+    """A place of the chain, and what is there."""
+
+    place: int
+    block: ShownBlock | None
+    why: str = ""
+    """Why it cannot be read, if it cannot: a sentence."""
+    final: bool = True
+
+    @property
+    def key(self) -> str:
+        """What is another one when something else is shown."""
+        return f"{self.place} {self.block and self.block.facts['hash']} {self.final}"
+
+    @classmethod
+    def read(cls, ledger: Ledger, place: int, limit: int, *, final: bool = True) -> Card:
+        """Read what is there, and so many characters of its data."""
+        try:
+            return cls(place, ShownBlock.of(ledger[place], limit), final=final)
+        except CairnError as error:
+            return cls(place, None, f"{error}.", final)
 
 
 def _beginning(block: Block, limit: int) -> tuple[str, bool]:

@@ -1,1 +1,1 @@
-"""Breaking a ledger on purpose, to see what catches it. Never imported by anything that serves."""
+"""Breaking a ledger on purpose, to see what catches it: on copies, and in a lab that is served."""
