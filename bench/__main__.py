@@ -1,8 +1,8 @@
 """Measure, and print ratios of what was measured in the same run, as Markdown.
 
 python -m bench [extend] [append] [open] [memory] [service] [bulk] [long] [pages] [proofs] [signing]
-[hop] [sync], or all of these; and only if they are named: scale (100 million blocks, 20 GB), cuda (needs
-a GPU)
+[hop] [sync], or all of these; and only if they are named: scale (100 million blocks, 20 GB), cuda
+(needs a GPU)
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sqlite3
 import time
@@ -19,7 +20,7 @@ from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
 from cairn.lab import playground
 from cairn.lab.caught import Caught
-from cairn.lab.playground import Act, Done, Playground
+from cairn.lab.playground import CUTS, IN_PLACE, MOST_SAID, Act, Done, Playground
 from cairn.ledger.outline import Outliner
 from cairn.ledger.tree import Tree
 from cairn.proof.keyring import Keyring
@@ -122,7 +123,9 @@ def test_each_act_is_caught_by_what_it_says_and_undone_to_the_byte(
             continue
         look(ledger)
         done = TRIES[act](play, at)
-        assert (done.act, done.index, done.length, done.before) == (act, at, BLOCKS, blocks[at])
+        said = blocks[at].data_json()
+        assert (done.act, done.index, done.length, done.said) == (act, at, BLOCKS, said)
+        assert done.replaced_from == (None if act in IN_PLACE else at)
         assert ledger.outline(50) == Outliner(ledger._store).outline(50)
         report = ledger.validate()
         assert report.failure
@@ -131,13 +134,12 @@ def test_each_act_is_caught_by_what_it_says_and_undone_to_the_byte(
         assert caught.chain_holds is (report.failure.rule == "checkpoint")
         assert "{" not in caught.why
         assert "was broken before" not in caught.why
-        if act in (Act.CUT, Act.TRUNCATE):
-            assert done.after is None
+        if act in CUTS:
             assert done.changed == BLOCKS - at
             assert list(ledger) == blocks[:at]
             assert len(ledger) == (BLOCKS if act == Act.CUT else at)
         else:
-            assert done.after == ledger[at] != blocks[at]
+            assert ledger[at] != blocks[at]
             assert ledger[at].data == {"step": 2, "paid": 1000}
             assert ledger.find(ledger[at].hash) == ledger[at]
             changed = [block for block in ledger if block not in blocks]
@@ -291,7 +293,9 @@ def test_an_act_that_is_refused_changes_nothing(
             play.rechain(at, b"1")
         with pytest.raises(NoSuchBlockError):
             play.truncate(at, cover_tracks=True)
-    with pytest.raises(NoSuchBlockError):
+    with pytest.raises(NoSuchBlockError, match=f"no block {BLOCKS}: the last is {BLOCKS - 1}"):
+        play.truncate(BLOCKS, cover_tracks=False)
+    with pytest.raises(UsageError, match="block 0 stays"):
         play.truncate(0, cover_tracks=False)
     monkeypatch.setattr(playground, "MOST_REWRITTEN", 5)
     for act in (Act.RECHAIN, Act.TRUNCATE):
@@ -314,6 +318,23 @@ def test_an_act_that_is_refused_changes_nothing(
     for _ in range(3):
         play.undo()
     require_sound(ledger, tmp_path / "ledger", before)
+
+
+def test_memory_for_undoing_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(playground, "MOST_BYTES", 250_000)
+    with Ledger.open(tmp_path / "ledger", keyring=Keyring(tmp_path / "keys")) as ledger:
+        ledger.append("x" * 100_000)
+        play = Playground(ledger, tmp_path / "ledger")
+        for i in range(3):
+            done = play.edit(1, json.dumps(str(i) * 100_000).encode())
+            assert len(done.said) == MOST_SAID
+        with pytest.raises(UsageError, match="undo some of it"):
+            play.edit(1, b"1")
+        assert play.truncate(1, cover_tracks=True).said  # a copy on the disk
+        for _ in range(4):
+            play.undo()
+        assert ledger[1].data == "x" * 100_000
+        play.edit(1, b"1")
 
 
 def test_an_act_that_fails_half_way_leaves_nothing(
@@ -342,8 +363,7 @@ def test_a_lie_at_random_is_found_and_undone(
         done = play.edit_at_random(choose)
         assert (failure := ledger.validate().failure)
         assert failure.index == min(d.index for d in play.done)
-        assert done.after is not None
-        assert str(done.after.data).startswith("tampered with: ")
+        assert str(ledger[done.index].data).startswith("tampered with: ")
     play.truncate(5, cover_tracks=False)
     assert play.edit_at_random(choose).index < 5
     while play.done:

@@ -29,9 +29,16 @@ def test_the_results_of_the_whitepaper_to_the_printed_digit(share: float) -> Non
 
 
 def test_the_confirmations_of_the_whitepaper() -> None:
-    assert {share: confirmations(share, 0.001) for share in BELOW} == BELOW
-    with pytest.raises(ValueError, match=r"0\.5"):
-        confirmations(0.5, 0.001)
+    assert {share: confirmations(share, 0.001, whitepaper) for share in BELOW} == BELOW
+
+
+def test_as_many_confirmations_are_enough_as_make_the_exact_chance_small() -> None:
+    for share, enough in {0.01: 2, 0.10: 6, 0.15: 9, 0.30: 32, 0.45: 539}.items():
+        assert confirmations(share, 0.001) == enough
+        assert exact(share, enough) < 0.001 <= exact(share, enough - 1)
+    assert confirmations(0, 0.001) == 1
+    for share in (0.4999, 0.5, 0.7, 1):
+        assert confirmations(share, 0.001) is None
 
 
 @pytest.mark.parametrize(

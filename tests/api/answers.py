@@ -46,7 +46,7 @@ def guarded(headers: Mapping[str, str], path: str = "") -> None:
         own = {"Cache-Control": "no-cache"}
     elif path.startswith("/tile/"):
         own = {"Cache-Control": "max-age=31536000, immutable"}
-    elif path == "/docs":
+    elif path == "/docs" or path.startswith("/explorer/"):
         own = {"Content-Security-Policy": CSP}
     elif path == "/verify":
         own = {"Content-Security-Policy": VERIFY_CSP}

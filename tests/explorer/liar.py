@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tests.api.servers import Server
 
@@ -18,8 +19,12 @@ KEPT = ("Content-Type", "Content-Security-Policy", "Cache-Control")
 """Headers of its answer that the browser gets."""
 
 
+DATA: Final = b"data: "
+"""Before what an event says."""
+
+
 class Said(NamedTuple):
-    """What the node has said: an answer, or a line of events."""
+    """What the node has said: an answer, or the HTML of an event."""
 
     path: str
     """With the query."""
@@ -107,7 +112,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.following.add(answer)
         with suppress(OSError, ValueError, AttributeError):  # one of the two has gone
             while line := answer.readline():
-                self.wfile.write(self.server.lie(Said(self.path, True, line)))
+                if line.startswith(DATA):
+                    text = json.loads(line.removeprefix(DATA)).encode()
+                    line = self.server.lie(Said(self.path, True, text))
+                    line = DATA + json.dumps(line.decode()).encode() + b"\n"
+                self.wfile.write(line)
                 self.wfile.flush()
         self.server.following.discard(answer)
 

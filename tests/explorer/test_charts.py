@@ -272,6 +272,26 @@ def test_chances_of_zero_are_not_on_a_logarithmic_scale() -> None:
     assert rows(chart)[3] == ["2", "0"]
 
 
+def test_axes_with_room_stay_the_same_and_a_place_can_be_marked() -> None:
+    few = Series("few", [(0, 1), (1, 0.01)])
+    many = Series("many", [(z, 0.5**z) for z in range(30)])
+    charted = [
+        charts.line("t", [one], x="x", y="y", log=True, across=(0, 60), up=(1e-9, 1), mark=place)
+        for one, place in ((few, 1), (many, 60))
+    ]
+    for kind in ("up", "along"):
+        assert labels(charted[0], kind) == labels(charted[1], kind)
+    assert labels(charted[0], "along") == ["0", "20", "40", "60"]
+    [at], [end] = (parsed(chart).findall("line[@class='mark']") for chart in charted)
+    assert (at.get("x1"), end.get("x1")) == ("1.7%", "100%")
+    [dot] = parsed(charted[0]).findall("circle")
+    assert (dot.get("cx"), float(dot.get("cy") or 0)) == (
+        "1.7%",
+        TOP + round((BASE - TOP) * 2 / 9, 1),
+    )
+    assert parsed(charted[1]).findall("circle") == []  # it ends before
+
+
 def test_names_are_text_and_never_markup() -> None:
     name = "<script>alert(1)</script>\"'&"
     one, two = (Series(name, [(0, 1), (1, 2)]) for _ in range(2))

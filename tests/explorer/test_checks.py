@@ -46,14 +46,18 @@ CHECK = (
   return all;
 
   async function check({ data, before, after, ...shown }) {
-    const found = await c.checkHeader({ ...shown, place: BigInt(shown.place) });
+    shown.place = BigInt(shown.place);
+    const found = await c.checkHeader(shown);
     const steps = [...found.steps];
     if (!found.header) return name(steps);
     steps.push(...await c.checkLinks(found, before, after));
-    if (c.isErased(found.header, shown.salts)) return [...name(steps), "erased"];
+    steps.push(...c.checkWords(found.header, shown));
+    if (c.isErased(found.header, shown.salts))
+      return [...name([...steps, c.checkErased(found.header, shown)]), "erased"];
     const texts = c.entriesOf(found.header, unhex(data));
     steps.push(...(await c.checkEntries(found.header, shown.salts, texts)).steps);
     steps.push(c.checkShown(found.header, texts, shown));
+    steps.push(c.checkSalts(shown.salts, shown.saltsText));
     return name(steps);
   }
   function name(steps) {
@@ -88,10 +92,14 @@ def shown(block: Block, before: Block | None = None, after: Block | None = None)
     salt = facts.pop("salt")
     text, _ = readable(block.data_json().decode(), 10**6)
     lines = b"".join(entry.canonical + b"\n" for entry in block.entries)
+    salts = [] if salt is None else salt if isinstance(salt, list) else [salt]
     return {
         "place": block.index,
         "header": facts["header"],
-        "salts": [] if salt is None else salt if isinstance(salt, list) else [salt],
+        "salts": salts,
+        "saltsText": " ".join(salts),
+        "words": [["title", f"Block {block.index}"], ["kind", said(block)]],
+        "waits": False,
         "facts": [[name, str(value)] for name, value in facts.items()],
         "text": text,
         "whole": True,
@@ -99,6 +107,12 @@ def shown(block: Block, before: Block | None = None, after: Block | None = None)
         "before": before and before.header.pack().hex(),
         "after": after and after.header.pack().hex(),
     }
+
+
+def said(block: Block) -> str:
+    """Return what a page calls the kind of a block."""
+    batch = "mined batch" if block.header.bits else "batch"
+    return {"value": "one value", "batch": batch, "record": "record of the ledger"}[block.kind]
 
 
 def all_shown(blocks: Sequence[Block]) -> list[dict[str, Any]]:
@@ -124,7 +138,8 @@ def test_of_an_erased_block_all_but_its_data_is_checked(page: Page, tmp_path: Pa
         erased = ledger[1]
         assert check(page, shown(erased, ledger[0], ledger[2])) == [["erased"]]
         lied = shown(erased, ledger[0], ledger[2]) | {"place": 2}
-        assert [["index is the place of the block", "2", "1"], "erased"] in check(page, lied)
+        [found] = check(page, lied)
+        assert ["index is the place of the block", "2", "1"] in found
 
 
 # What is wrong is found
@@ -206,6 +221,7 @@ def test_every_flipped_bit_of_an_entry_is_found(page: Page) -> None:
         for i, salt in enumerate(block["salts"]):
             before, after = block["salts"][:i], block["salts"][i + 1 :]
             wrong += [block | {"salts": [*before, other, *after]} for other in flipped(salt)]
+        assert len(wrong) > 8 * 16
         for found in check(page, *wrong):
             names = set(dict_of(found))
             assert names & {
@@ -229,6 +245,85 @@ def test_links_to_other_blocks_are_found(page: Page) -> None:
     )
     [none] = check(page, block | {"after": "", "before": "0"})
     assert {found for _, _, found in none} == {"not a header", "undefined"}
+
+
+def test_a_mined_block_among_others_is_found(page: Page) -> None:
+    """Nobody gets out of signing a block by claiming that it was mined."""
+    values, mined_ = [block.header.pack().hex() for block in chain("gv")], MINED[1].header
+    for beside, where in (("before", "before"), ("after", "after")):
+        block = shown(MINED[1], *MINED[::2]) | {beside: values[1]}
+        [found] = check(page, block)
+        assert dict_of(found)[f"the block {where} is mined, too"] == ("mined", "not mined")
+        block = shown(KINDS[1], KINDS[0], KINDS[2]) | {beside: mined_.pack().hex()}
+        [found] = check(page, block)
+        assert dict_of(found)[f"the block {where} is not mined, too"] == ("not mined", "mined")
+
+
+def test_only_what_is_mined_may_wait_for_others(page: Page) -> None:
+    for block, failures in ((shown(MINED[1], *MINED[::2]), 0), (all_shown(KINDS)[1], 1)):
+        words = [[name, text] for name, text in block["words"] if name == "kind"]
+        [found] = check(page, block | {"waits": True, "words": words})
+        assert [one[0] for one in found] == ["what is not mined is final at once"] * failures
+
+
+# What is said in words
+
+
+@pytest.mark.parametrize("blocks", [KINDS, MINED])
+def test_words_that_are_not_those_for_the_block_are_found(page: Page, blocks: list[Block]) -> None:
+    for block in all_shown(blocks):
+        time = dict(block["facts"])["timestamp"]
+        tag = {"batch": " batch", "mined batch": " mined batch", "one value": ""}.get(
+            dict(block["words"])["kind"], " record of the ledger"
+        )
+        genesis = "" if block["place"] else " genesis"
+        right = {
+            "title": f"Block {block['place']}",
+            "heading": f"  Block {block['place']}{genesis}\n",
+            "when": time + tag,
+            "kind": dict(block["words"])["kind"],
+        }
+        assert check(page, block | {"words": list(right.items())}) == [[]]
+        for name, text in right.items():
+            for other in (f"{text} not final yet", f"1{text}", "", "batch mined"):
+                [[(step, _, found)]] = check(page, block | {"words": [[name, other]]})
+                assert step == f"{name}: the words are those for this block"
+                assert found == " ".join(other.split())
+
+
+def test_salts_that_are_shown_otherwise_are_found(page: Page) -> None:
+    block = shown(by_builder(tuple(range(102)))[1])
+    first, more = " ".join(block["salts"][:100]), "and 2 more"
+    assert check(page, block | {"saltsText": f"{first}\n {more}"}) == [[]]
+    for text in (first, f"{first} and 3 more", f"{'0' * 32} {first[33:]} {more}", ""):
+        [found] = check(page, block | {"saltsText": text})
+        assert set(dict_of(found)) == {"the salts shown are the salts"}
+
+
+def test_other_data_in_the_place_of_an_erased_value_is_found(page: Page) -> None:
+    block = shown(KINDS[1], KINDS[0], KINDS[2]) | {"salts": [], "saltsText": ""}
+    left = canonical({"erased": KINDS[1].header.data_root.hex()}).decode()
+    assert (
+        check(page, block | {"text": left}, block | {"text": left.replace(":", ": ")})
+        == [["erased"]] * 2
+    )
+    for text in ('{"pay":9999}', left[:-1], left + "1", ""):
+        [[failure, _]] = check(page, block | {"text": text})
+        assert failure[0] == "the data shown is what is left of an erased value"
+
+
+def test_a_place_that_is_left_out_of_a_list_is_found(page: Page) -> None:
+    ask = """async ([places, goUp]) => {
+      const c = await import("/explorer/check.js");
+      const found = c.checkPlaces(places, goUp);
+      return found.map(([at, { expected, found }]) => [at, expected, found]); }"""
+    assert page.evaluate(ask, [["2", "1", "0"], False]) == []
+    assert page.evaluate(ask, [["9", "10"], True]) == []
+    assert page.evaluate(ask, [[], True]) == page.evaluate(ask, [["5"], True]) == []
+    assert page.evaluate(ask, [["6", "4", "3"], False]) == [["6", "5", "4"]]
+    assert page.evaluate(ask, [["6", "6"], False]) == [["6", "5", "6"]]
+    assert page.evaluate(ask, [["6", "5"], True]) == [["6", "7", "5"]]
+    assert page.evaluate(ask, [["x", "5"], True]) == [["x", "a number", "5"]]
 
 
 def test_a_block_that_does_not_meet_its_target_is_found(page: Page) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from cairn import Ledger
-from tests.api.servers import Server, resident_bytes, start
+from tests.api.servers import Server, metric, resident_bytes, start
 from tests.explorer.conftest import Visit, require_accessible
 from tests.explorer.test_pages import BROWSER
 
@@ -70,6 +70,137 @@ def test_one_who_is_at_a_block_stays_there(server: Server, visit: Visit) -> None
     assert page.evaluate("document.activeElement.closest('article').id") == "block-17"
 
 
+def test_one_whose_block_would_go_keeps_it_until_they_leave(server: Server, visit: Visit) -> None:
+    page = visit(server.url)
+    page.locator("#block-15 h3 a").focus()
+    with server.client() as client:
+        client.post("/blocks", content=b"\n".join(b"%d" % i for i in range(15)))
+    expect(page.locator("#facts")).to_contain_text("35")  # what nobody stands in goes on
+    assert page.evaluate("document.activeElement.closest('article').id") == "block-15"
+    expect(newest(page)).to_have_id("block-19")
+    page.keyboard.press("Shift+Tab")  # to the block above, which would go, too
+    assert page.evaluate("document.activeElement.closest('article').id") == "block-16"
+    page.locator("#q").focus()
+    expect(newest(page)).to_have_id("block-34")
+    assert page.evaluate("document.activeElement.id") == "q"
+
+
+def test_one_who_is_at_the_link_to_older_blocks_stays_there(server: Server, visit: Visit) -> None:
+    page = visit(server.url)
+    page.locator("#chain [rel=next]").focus()
+    post(server, 1)
+    expect(newest(page)).to_have_id("block-20")
+    assert page.evaluate("document.activeElement.rel") == "next"
+    assert page.evaluate("document.activeElement.isConnected")
+
+
+def test_a_page_that_is_paused_stays_as_it_is(server: Server, visit: Visit) -> None:
+    page = visit(server.url)
+    expect(newest(page)).to_have_id("block-19")
+    button = page.get_by_role("button", name="Pause")
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    expect(page.locator("main .live span")).to_contain_text("Paused")
+    until(lambda: followers(server) == 0)
+    post(server, "meanwhile")
+    page.wait_for_timeout(700)
+    expect(newest(page)).to_have_id("block-19")
+    require_accessible(page)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    expect(newest(page)).to_have_id("block-20")
+    expect(page.locator("main .live span")).to_be_empty()
+
+
+VISIBLE: Final = """
+    let state = "visible";
+    Object.defineProperty(document, "visibilityState", { get: () => state });
+    window.turn = (to) => { state = to; document.dispatchEvent(new Event("visibilitychange")); };
+"""
+"""Tabs of a browser without a window all count as visible: here they are turned by hand."""
+
+
+def test_eight_open_tabs_do_not_keep_one_another_from_the_node(
+    server: Server, browser: Browser
+) -> None:
+    """A browser has six connections to one host, for all its tabs."""
+    context = browser.new_context()
+    context.add_init_script(VISIBLE)
+    pages: list[Page] = []
+    for _ in range(8):
+        if pages:
+            pages[-1].evaluate("turn('hidden')")
+        pages.append(context.new_page())
+        pages[-1].goto(server.url, timeout=8000)
+        expect(newest(pages[-1])).to_have_attribute("data-state", "good")
+    until(lambda: followers(server) == 1)
+    post(server, "seen by the tab in front")
+    expect(newest(pages[-1])).to_have_id("block-20")
+    assert newest(pages[0]).get_attribute("id") == "block-19"
+    pages[-1].evaluate("turn('hidden')")
+    pages[0].evaluate("turn('visible')")
+    expect(newest(pages[0])).to_have_id("block-20")
+    context.close()
+
+
+def followers(server: Server) -> float:
+    with server.client() as client:
+        return metric(client, "cairn_followers")
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if holds():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not come about")
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_data_that_is_clipped_leads_to_all_of_it(tmp_path: Path, visit: Visit, width: int) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend([{"text": "word " * 70, "important": "NOT"}, "short"])
+    with start(tmp_path / "ledger") as server:
+        page = visit(server.url, viewport={"width": width, "height": 800})
+        states = page.locator("article.block .checked[data-checked=good]")
+        expect(states).to_have_count(3)
+        assert page.locator("#block-2 .more").count() == 0
+        sign = page.locator("#block-1 .more")
+        if width == 360:
+            expect(sign).to_have_text("… all of its data")
+            require_accessible(page)
+            page.set_viewport_size({"width": 1280, "height": 800})
+        expect(sign).to_have_count(0)
+        page.set_viewport_size({"width": 360, "height": 800})
+        sign.get_by_role("link").click()
+        expect(page.locator("h1")).to_have_text("Block 1")
+
+
+def test_page_of_a_large_block_stays_quick_and_asks_for_no_other(
+    tmp_path: Path, browser: Browser
+) -> None:
+    """Not larger, since a browser that is watched decodes every answer for those who watch."""
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend(["x" * 2**22, ["y\n" * 20_000] * 100, "z" * 2**23])
+    with start(tmp_path / "ledger") as server:
+        page = browser.new_page()
+        page.goto(server.url)  # so that it has its process
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url.removeprefix(server.url)))
+        for place in (1, 2):
+            asked.clear()
+            browser.start_tracing(page=page, categories=TRACED)
+            page.goto(f"{server.url}/blocks/{place}")
+            line = page.locator("article .checked")
+            expect(line).to_contain_text("data, of which this is the beginning", timeout=30_000)
+            tasks = cpu_of_tasks(browser.stop_tracing())
+            assert len(tasks) > 20
+            about = {path for path in asked if path.startswith("/blocks/")}
+            assert about == {f"/blocks/{place}{what}" for what in ("", "/data", "/receipt")}
+            assert max(tasks) < 50
+        page.close()
+
+
 def test_page_says_when_the_node_is_gone_and_goes_on_when_it_is_back(
     server: Server, tmp_path: Path, visit: Visit
 ) -> None:
@@ -107,13 +238,24 @@ def growing(server: Server, rate: int) -> Iterator[None]:
         thread.join()
 
 
+TRACED: Final = ["toplevel", "disabled-by-default-devtools.timeline"]
+"""Tasks, and which process is the page's."""
+
+
 def cpu_of_tasks(trace: bytes) -> list[float]:
-    """Return the milliseconds of CPU that each task of the page's main thread took."""
+    """Return the milliseconds of CPU that each task of the page's main thread took.
+
+    The browser has pages of its own, which it makes ready meanwhile.
+    """
     events = json.loads(trace)["traceEvents"]
+    [began] = (event for event in events if event["name"] == "TracingStartedInBrowser")
+    [frame] = (one for one in began["args"]["data"]["frames"] if "parent" not in one)
     mains = {
         (event["pid"], event["tid"])
         for event in events
-        if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        if event["name"] == "thread_name"
+        and event["args"]["name"] == "CrRendererMain"
+        and event["pid"] == frame["processId"]
     }
     return [
         event["tdur"] / 1000
@@ -132,7 +274,7 @@ def test_hundred_blocks_a_second_keep_the_page_calm(
     expect(page.locator("article.block .checked[data-checked=good]")).to_have_count(12)
     before = int(newest(page).get_attribute("data-index"))
     with growing(server, 100):
-        browser.start_tracing(page=page, categories=["toplevel"])
+        browser.start_tracing(page=page, categories=TRACED)
         page.wait_for_timeout(5000)
         tasks = cpu_of_tasks(browser.stop_tracing())
     assert int(newest(page).get_attribute("data-index")) > before + 50

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect
 from cairn import Ledger
 from cairn.core.block import Block
 from cairn.core.entry import Entry
+from cairn.core.header import Kind
+from cairn.core.work import MAX_BITS, target_of
 from cairn.ledger.exchange import import_chain
 from cairn.proof.keyring import Keyring
 from cairn.proof.note import Note
@@ -115,22 +118,70 @@ def test_of_an_erased_block_it_says_what_cannot_be_checked(visit: Visit, liar: L
     verdict(page, "open", "Checked in this browser: hash, header, links, signature", "was erased")
 
 
-def test_a_mined_block_is_checked_as_far_as_it_is_final(visit: Visit, tmp_path: Path) -> None:
+def claim_erased(said: Said) -> bytes:
+    body = re.sub(rb"(pay&#34;:\s*)4", rb"\g<1>9999", said.body)
+    return re.sub(rb'data-salts="[^"]*"', b'data-salts=""', body) if said.is_page else said.body
+
+
+def test_other_data_that_is_said_to_be_erased_is_found(visit: Visit, liar: Liar) -> None:
+    liar.lie = claim_erased
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "what is left of an erased value")
+    page.goto(liar.url)
+    assert states(page)["block-4"] == "bad"
+
+
+@pytest.fixture(scope="module")
+def miner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A mined ledger: a batch of which a page shows a part, one of ones, of none, of two."""
+    directory = tmp_path_factory.mktemp("mined") / "ledger"
+    large = [{"n": number} for number in range(15_000)]
+    chain = mined(large, [1] * 120, [], [{"a": 1}, {"b": 2}], *[[]] * 7)
+    import_chain(directory, [block.to_json().encode() for block in chain])
+    with start(directory) as server:
+        yield server
+
+
+def test_a_mined_block_is_checked_as_far_as_it_is_final(visit: Visit, miner: Server) -> None:
     """One of more entries than the page shows salts of, and the last one."""
-    chain = mined([{"n": number} for number in range(150)], *[[]] * 7)
-    import_chain(tmp_path / "ledger", [block.to_json().encode() for block in chain])
-    with start(tmp_path / "ledger") as node:
-        page = visit(f"{node.url}/blocks/1")
-        verdict(page, "good", "hash, header, data, links, signature")
-        page.get_by_text("Byte by byte").click()
-        expect(page.locator("#bytes .hashes")).to_have_count(9)
-        expect(page.locator("#bytes .hashes li").last).to_have_text(chain[1].header.data_root.hex())
-        page.goto(f"{node.url}/blocks/8")
-        verdict(
-            page, "open", "Checked in this browser: hash, header, data, links.", "not signed yet"
-        )
-        page.goto(node.url)
-        assert set(states(page).values()) == {"good"}
+    page = visit(f"{miner.url}/blocks/2")
+    verdict(page, "good", "hash, header, data, links, signature")
+    page.get_by_text("Byte by byte").click()
+    expect(page.locator("#bytes .hashes")).to_have_count(8)
+    expect(page.locator("#bytes .hashes li").last).to_have_text(
+        page.locator("[data-fact=data_root]").inner_text()
+    )
+    page.goto(f"{miner.url}/blocks/11")
+    verdict(page, "open", "Checked in this browser: hash, header, data, links.", "not signed yet")
+
+
+def test_of_a_batch_that_is_shown_in_part_all_is_checked(visit: Visit, miner: Server) -> None:
+    page = visit(f"{miner.url}/blocks/1")
+    verdict(page, "good", "data, of which this is the beginning, links, signature")
+    expect(page.locator("pre.data .cut")).to_have_text(" … and more")
+
+
+def test_every_entry_of_a_batch_has_a_receipt(visit: Visit, miner: Server) -> None:
+    page = visit(f"{miner.url}/blocks/4")
+    page.get_by_label("Which entry").fill("1")
+    with page.expect_response("**/receipt?entry=1") as response:
+        page.get_by_role("button", name="receipt").click()
+    assert response.value.json()["data"] == '{"b":2}'
+
+
+def test_an_empty_block_is_in_the_ledger_that_was_signed(visit: Visit, miner: Server) -> None:
+    page = visit(f"{miner.url}/blocks/3")
+    verdict(page, "good", "hash, header, data, links, signature")
+    assert page.locator("a[download], [action$=receipt]").count() == 0
+
+
+def test_a_card_is_good_where_its_data_was_checked(visit: Visit, miner: Server) -> None:
+    page = visit(miner.url)
+    found = states(page)
+    assert found.pop("block-1") == "open"
+    assert set(found.values()) == {"good"}
+    expect(page.locator("#block-1 .checked")).to_contain_text("header checked, data not")
+    expect(page.locator("#block-1 .cut")).to_have_text(" … and more")
 
 
 # A block
@@ -194,10 +245,16 @@ def test_a_block_that_is_sealed_anew_is_not_the_one_that_the_next_links_to(
     visit: Visit, liar: Liar, blocks: list[Block]
 ) -> None:
     other = forged(blocks[4])
-    liar.lie = lambda said: seal_anew(said, blocks[4], other)
+    after = blocks[5].header.pack().hex().encode()
+    liar.lie = lambda said: re.sub(
+        rb'(data-after=")\w+', rb"\g<1>" + after, seal_anew(said, blocks[4], other)
+    )
     page = visit(f"{liar.url}/blocks/4")
     verdict(page, "bad", "WRONG in block 4", "block 5 has this hash as its previous_hash")
     assert beside(page) == (other.hash, blocks[4].hash)
+    liar.lie = lambda said: seal_anew(said, blocks[4], other)  # the next one, too
+    page.reload()
+    verdict(page, "bad", "WRONG in block 4", "The block is in the ledger")
 
 
 def test_a_last_block_that_is_sealed_anew_has_no_receipt(
@@ -214,6 +271,42 @@ def test_a_last_block_that_is_sealed_anew_has_no_receipt(
     assert beside(page) == (other.header.pack().hex(), blocks[LAST].header.pack().hex())
 
 
+@pytest.mark.parametrize("claims", ["not final", "mined"])
+def test_a_last_block_that_is_said_not_to_be_final_is_found(
+    visit: Visit, liar: Liar, blocks: list[Block], claims: str
+) -> None:
+    """So that its signature would not be asked for."""
+    other = forged(blocks[LAST])
+    if claims == "mined":
+        other = mined_by_hand(other)
+
+    def lie(said: Said) -> bytes:
+        body = seal_anew(said, blocks[LAST], other)
+        body = body.replace(b"<h1>Block 7", b'<h1>Block 7 <span class="tag">not final yet</span>')
+        for name, right in blocks[LAST].facts().items():
+            fact = f'data-fact="{name}">'
+            body = body.replace(f"{fact}{right}".encode(), f"{fact}{other.facts()[name]}".encode())
+        if claims == "mined":
+            body = body.replace(b"one value", b"mined batch")
+            body = body.replace(b'bdi>{"pay', b'bdi>[{"pay').replace(b"</bdi>", b"]</bdi>")
+        return re.sub(rb'href="/blocks/7/receipt"|(id="block-7")', rb'\1 data-missing="2"', body)
+
+    liar.lie = lie
+    page = visit(f"{liar.url}/blocks/{LAST}")
+    verdict(page, "bad", f"WRONG in block {LAST}")
+    words = "final at once" if claims == "not final" else "the block before is mined, too"
+    expect(page.locator(".checked")).to_contain_text(words)
+
+
+def mined_by_hand(block: Block) -> Block:
+    """Return `block` as one that took work: every second hash is good enough."""
+    for nonce in count():
+        header = replace(block.header, kind=Kind.BATCH, bits=MAX_BITS, nonce=nonce)
+        if int.from_bytes(header.hash) <= target_of(MAX_BITS):
+            return Block(header, header.hash, block.entries)
+    raise AssertionError
+
+
 def test_a_block_in_the_place_of_another_is_found(visit: Visit, liar: Liar, node: Server) -> None:
     with node.client() as client:
         other = client.get("/blocks/5", headers={"Accept": "text/html"}).content
@@ -225,6 +318,37 @@ def test_a_block_in_the_place_of_another_is_found(visit: Visit, liar: Liar, node
     page = visit(f"{liar.url}/blocks/4")
     verdict(page, "bad", "WRONG in block 4", "index is the place of the block")
     assert beside(page) == ("4", "5")
+
+
+def test_data_that_is_cut_says_so(visit: Visit, liar: Liar) -> None:
+    """A part of a number is not to pass for the number."""
+    cut = re.compile(rb"(data-whole=.)true(.*?)&#34;alice&#34;.*?</bdi>", re.DOTALL)
+    said_whole = rb'\1false\2&#34;al</bdi><span class="cut">ice&#34; }</span>'
+    liar.lie = lambda said: cut.sub(said_whole, said.body) if said.is_page else said.body
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "data, of which this is the beginning")
+    assert page.locator("pre.data").inner_text().endswith('"al … and more')
+    page.goto(liar.url)
+    assert states(page)["block-4"] == "open"
+    assert page.locator("#block-4 pre").inner_text().endswith('"al … and more')
+
+
+@pytest.mark.parametrize(
+    ("words", "other"),
+    [
+        ("<h1>Block 4", "<h1>Block 5"),
+        ("<h1>Block 4", '<h1>Block 4 <span class="tag">genesis</span>'),
+        ("one value", "record of the ledger"),
+        (r'(data-words="salts"><code>)\w{32}', rf"\g<1>{'0' * 32}"),
+        (r'data-words="salts"', ""),
+        (r'data-fact="bits"', ""),
+    ],
+)
+def test_words_that_are_altered_are_found(visit: Visit, liar: Liar, words: str, other: str) -> None:
+    liar.lie = lambda said: (
+        re.sub(words.encode(), other.encode(), said.body) if said.is_page else said.body
+    )
+    verdict(visit(f"{liar.url}/blocks/4"), "bad", "WRONG in block 4")
 
 
 # A proof
@@ -272,6 +396,20 @@ def test_without_a_receipt_it_is_open_who_signed(visit: Visit, liar: Liar) -> No
     verdict(page, "open", "Checked in this browser: hash, header, data, links.", "did not answer")
     expect(page.locator(".checked")).to_contain_text("Not checked: its receipt")
     assert visit.trouble == ["Failed to load resource: net::ERR_FAILED"]
+    visit.trouble.clear()
+
+
+def test_a_receipt_that_is_refused_is_missing(visit: Visit, liar: Liar, node: Server) -> None:
+    """Every block of a ledger that is not mined has one."""
+    page = visit("about:blank")
+    for status, state in ((404, "bad"), (409, "bad"), (500, "open"), (503, "open")):
+        page.unroute_all()
+        page.route(
+            "**/receipt", lambda route, _, status=status: route.fulfill(status=status, body="")
+        )
+        page.goto(f"{liar.url}/blocks/4")
+        verdict(page, state, "its receipt")
+    assert all("Failed to load resource" in text for text in visit.trouble)
     visit.trouble.clear()
 
 
@@ -380,6 +518,43 @@ def test_a_key_change_is_followed_by_the_record_of_it(visit: Visit, tmp_path: Pa
             verdict(page, "good", "which this browser remembers")
 
 
+def test_keys_of_the_lab_are_not_remembered(visit: Visit, tmp_path: Path) -> None:
+    """Every lab has another, for the very ledger whose key is known here."""
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend(["one", "two"])
+    page, port = visit("about:blank"), 0
+    remembered: list[str] = []
+    for options in ([], ["--lab"], []):
+        with start(tmp_path / "ledger", *options, port=port) as server:
+            port = server.port
+            page.goto(f"{server.url}/blocks/1")
+            if options:
+                verdict(page, "good", "signature by the lab’s own key, which is not remembered")
+            else:
+                verdict(page, "good", "which this browser remembers" if remembered else "first")
+            remembered = remembered or page.evaluate("Object.values(localStorage)")
+            assert page.evaluate("Object.values(localStorage)") == remembered
+
+
+def test_another_ledger_at_this_machine_is_said_to_be_another(
+    visit: Visit, liar: Liar, node: Server, tmp_path: Path
+) -> None:
+    page = visit(f"{liar.url}/blocks/0")
+    verdict(page, "good", "for the first time.")
+    with start(tmp_path / "ledger") as liar.node:
+        page.reload()
+        verdict(page, "good", "another ledger than before at this address")
+        page.reload()
+        verdict(page, "good", "which this browser remembers.")
+
+
+def test_a_ledger_that_is_not_the_one_that_the_page_names_is_found(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    liar.replace((f'data-ledger="{blocks[0].hash}"', f'data-ledger="{"0" * 64}"'))
+    verdict(visit(f"{liar.url}/blocks/4"), "bad", "the ledger is the one that the page names")
+
+
 # Where it cannot check
 
 
@@ -423,7 +598,7 @@ def test_another_ledger_at_the_same_address_is_refused(
 
 
 def states(page: Page) -> dict[str, str | None]:
-    expect(page.locator("article.card .checked[data-checked=open]")).to_have_count(0)
+    expect(page.locator("article.card:not([data-state])")).to_have_count(0)
     return {
         card.get_attribute("id") or "": card.get_attribute("data-state")
         for card in page.locator("article.card").all()
@@ -432,7 +607,12 @@ def states(page: Page) -> dict[str, str | None]:
 
 def test_every_card_is_checked(visit: Visit, liar: Liar) -> None:
     page = visit(liar.url)
-    assert states(page) == {f"block-{place}": "good" for place in range(LAST + 1)}
+    found = states(page)
+    assert found.pop(f"block-{ERASED}") == "open"
+    expect(page.locator(f"#block-{ERASED} .checked")).to_contain_text(
+        "header checked, its data was erased"
+    )
+    assert found == {f"block-{place}": "good" for place in range(LAST + 1) if place != ERASED}
     assert page.locator(".checked").first.inner_text().startswith("✓ checked")
 
 
@@ -440,12 +620,118 @@ def test_a_card_with_other_data_is_marked(visit: Visit, liar: Liar) -> None:
     liar.lie = lambda said: re.sub(rb"(pay&#34;:\s*)5", rb"\g<1>6", said.body)
     page = visit(liar.url)
     found = states(page)
-    assert found.pop("block-5") == "bad"
+    assert (found.pop("block-5"), found.pop(f"block-{ERASED}")) == ("bad", "open")
     assert set(found.values()) == {"good"}
     line = page.locator("#block-5 .checked")
     expect(line).to_contain_text("WRONG. This does not hold: data_root")
     expect(line).to_have_attribute("role", "alert")
     assert page.locator("#block-5 .comparison dd").count() == 2
+
+
+def test_a_card_whose_data_is_said_to_be_cut_is_not_good(visit: Visit, liar: Liar) -> None:
+    def lie(said: Said) -> bytes:
+        body = re.sub(rb"(pay&#34;:\s*)5", rb"\g<1>6", said.body)
+        return body.replace(b'data-whole="true"', b'data-whole="false"')
+
+    liar.lie = lie
+    page = visit(liar.url)
+    assert set(states(page).values()) == {"open"}
+    expect(page.locator("#block-5 .checked")).to_contain_text("header checked, data not")
+
+
+def test_a_card_that_is_left_out_is_missed(visit: Visit, liar: Liar) -> None:
+    liar.lie = lambda said: (
+        re.sub(rb'<li id="at-5".*?</li>', b"", said.body, flags=re.DOTALL)
+        if said.is_page
+        else said.body
+    )
+    page = visit(liar.url)
+    found = states(page)
+    assert [place for place, state in found.items() if state == "bad"] == ["block-6"]
+    expect(page.locator("#block-6 .checked")).to_contain_text("block 5 is the next that is shown")
+    assert page.locator("#block-4 .checked").text_content() == (
+        "✓ checked by this browser: hash, data, link to block 3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "other", "place"),
+    [
+        (rb'(id="block-5".*?) data-header="\w+"', rb"\1", "block-5"),
+        (rb'id="block-5"', rb'id="block-5x"', "block-5x"),
+    ],
+)
+def test_a_card_that_is_no_block_is_marked(
+    visit: Visit, liar: Liar, pattern: bytes, other: bytes, place: str
+) -> None:
+    liar.lie = lambda said: re.sub(pattern, other, said.body)
+    assert states(visit(liar.url))[place] == "bad"
+
+
+def test_a_tag_that_is_not_true_is_found(visit: Visit, liar: Liar) -> None:
+    liar.replace(("</time></p>", '</time> <span class="tag">mined batch</span></p>'))
+    page = visit(liar.url)
+    assert states(page)["block-5"] == "bad"
+    expect(page.locator("#block-5 .checked")).to_contain_text("when: the words are those")
+
+
+def test_links_are_said_to_be_checked_where_they_were(visit: Visit, liar: Liar) -> None:
+    page = visit(f"{liar.url}/?start=4&limit=2")
+    states(page)
+    assert [line.text_content() for line in page.locator(".checked").all()] == [
+        "✓ checked by this browser: hash, data, link to block 4",
+        "✓ checked by this browser: hash, data, link to block 5",
+    ]
+    page.goto(f"{liar.url}/?start=4&limit=1")
+    states(page)
+    assert page.locator(".checked").text_content() == "✓ checked by this browser: hash, data"
+
+
+def test_blocks_that_were_found_are_checked(visit: Visit, liar: Liar) -> None:
+    url = f"{liar.url}/blocks?contains=alice"
+    page = visit(url)
+    assert set(states(page).values()) == {"good"}
+    liar.lie = lambda said: re.sub(rb"(pay&#34;:\s*)5", rb"\g<1>6", said.body)
+    page.goto(url)
+    found = states(page)
+    assert found.pop("block-5") == "bad"
+    assert set(found.values()) == {"good"}
+
+
+def test_an_older_check_does_not_undo_a_newer_one(visit: Visit, liar: Liar) -> None:
+    """The first of them, of a block beside a wrong one, is slow; then that is replaced."""
+    page = visit(liar.url, init=SLOW_HASHES)
+    states(page)
+    page.evaluate(
+        """async () => {
+          const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+          const right = document.getElementById("block-5"), wrong = right.cloneNode(true);
+          wrong.dataset.header = document.getElementById("block-6").dataset.header;
+          const shown = () => document.dispatchEvent(new CustomEvent("cairn:shown"));
+          right.replaceWith(wrong);
+          slow = 100;
+          shown();
+          await pause(150); // it has seen the wrong one
+          slow = 0;
+          wrong.replaceWith(right);
+          shown();
+        }"""
+    )
+    page.wait_for_timeout(1500)
+    found = states(page)
+    assert {found["block-4"], found["block-5"], found["block-6"]} == {"good"}
+
+
+SLOW_HASHES: Final = """
+    window.slow = 0;
+    if (crypto.subtle) {
+      const digest = crypto.subtle.digest.bind(crypto.subtle);
+      crypto.subtle.digest = async (...all) => {
+        if (slow) await new Promise((resolve) => setTimeout(resolve, slow));
+        return digest(...all);
+      };
+    }
+"""
 
 
 def test_a_card_with_another_hash_is_marked(visit: Visit, liar: Liar, blocks: list[Block]) -> None:

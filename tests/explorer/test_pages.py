@@ -290,3 +290,50 @@ def test_files_of_pages_are_there_and_no_others(browser: httpx.Client) -> None:
                 assert answer.headers["x-content-type-options"] == "nosniff"
     assert browser.get("/explorer/render.py").status_code == 404
     assert browser.get("/explorer/..%2frender.py").status_code in (400, 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nothing", 404), ("/blocks/99999/data", 404), ("/blocks/x", 400), ("/?start=-1", 400)],
+)
+def test_errors_are_pages_for_who_prefers_them(
+    browser: httpx.Client, path: str, status: int
+) -> None:
+    answer = browser.get(path)
+    assert answer.status_code == status
+    assert "<h1>" in answer.text
+    problem = browser.get(path, headers={"Accept": "*/*"})
+    assert problem.status_code == status
+    assert problem.json()["status"] == status
+
+
+def test_form_with_fields_left_blank_finds_what_is_meant(browser: httpx.Client) -> None:
+    page = browser.get("/blocks?contains=Riga&since=&until=&cursor=").text
+    assert page.count('<article class="block card"') == 19
+    assert browser.get("/blocks?contains=&since=&until=").text.count("<article") == 0
+    assert browser.get("/blocks?since=", headers={"Accept": "*/*"}).status_code == 400
+
+
+def test_last_page_leads_back(browser: httpx.Client, server: Server) -> None:
+    page = browser.get(f"/?start={length(server)}").text
+    assert f'rel="next" href="/?start={length(server) - 12}"' in page
+
+
+@pytest.mark.parametrize(
+    ("sought", "place"), [("1,2", "/blocks?contains=1%2C2"), ("2", "/blocks/2")]
+)
+def test_commas_stand_between_thousands(browser: httpx.Client, sought: str, place: str) -> None:
+    assert browser.get("/search", params={"q": sought}).headers["location"] == place
+
+
+def test_link_on_another_site_leads_to_validation_and_does_not_start_it(
+    browser: httpx.Client,
+) -> None:
+    coming = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
+    assert "<h1>Validate</h1>" in browser.get("/validate", headers=coming).text
+    assert browser.get("/validate?run=true", headers=coming).status_code == 403
+    assert browser.get("/validate/events", headers=coming).status_code == 403

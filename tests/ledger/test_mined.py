@@ -21,6 +21,7 @@ from cairn.core.block import Block
 from cairn.core.canonical import canonical
 from cairn.core.entry import Entry
 from cairn.core.errors import (
+    DamagedError,
     EntryError,
     FormatError,
     KeyReusedError,
@@ -773,7 +774,7 @@ def test_search_by_time_goes_on_when_the_chain_gets_shorter(
     """A chain of fewer blocks may have more work."""
     grow(ledger, [1], [2], [3])
     monkeypatch.setattr(Ledger, "__len__", lambda _: 9)
-    with pytest.raises(NoSuchBlockError):
+    with pytest.raises(DamagedError):
         first_at(ledger, 2**62)
     lengths = iter([9] + [4] * 9)
     monkeypatch.setattr(Ledger, "__len__", lambda _: next(lengths))

@@ -192,6 +192,35 @@ def test_appends_go_on_in_a_lab_and_what_was_tampered_with_stays_named(tmp_path:
         assert all(chain[index] == block for index, block in tampered.items())
 
 
+def test_what_a_killed_lab_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """And nothing of one that is at work, nor what is none of ours."""
+    foreign = tmp_path / "cairn-lab-notes"
+    foreign.mkdir()
+
+    def folders() -> set[Path]:
+        return {file for file in tmp_path.glob("cairn-lab-*") if file != foreign}
+
+    def begin() -> Server:
+        return start(tmp_path / "ledger", "--lab")
+
+    with running(begin()) as at_work:
+        (own,) = folders()
+        with running(begin()) as killed:
+            assert killed.get("/checkpoint").status == 200
+            killed.process.kill()
+            killed.process.wait()
+        (left,) = folders() - {own}
+        assert list(left.glob("cairn-lab-keys/**/*.pem"))
+        with running(begin()) as third:
+            assert own in folders()
+            assert left not in folders()
+            assert len(folders()) == 2
+            third.stop()
+        assert folders() == {own}
+        assert at_work.get("/validate").value["valid"] is True
+    assert foreign.exists()
+
+
 def test_tampering_under_load_always_succeeds(tmp_path: Path) -> None:
     over = threading.Event()
 

@@ -183,11 +183,22 @@ class Checker:
         end = judge.blocks[view.chain[-1]]
         if end.work <= before.work:
             raise Violation("work", f"{node} goes from work {before.work} to {end.work}")
-        if node.chain.work != end.work:
-            raise Violation("work", f"{node} counts {node.chain.work}, and has {end.work}")
         ahead = end.timestamp / 1e6 - node.clock
         if not node.has_gone_back and ahead > FUTURE_SECONDS + CLOCK_ERROR:
             raise Violation("future", f"{node} takes a block {ahead:.0f} s ahead of its clock")
+
+    def settled(self, node: Node) -> None:
+        """Look at an honest node after an event that has moved its chain, maybe more than once.
+
+        Raises:
+            Violation: an invariant does not hold.
+        """
+        view = self.views[node.number]
+        if node.head != view.chain[-1]:
+            raise Violation("events", f"{node} does not say all that has become of its chain")
+        work = self.judge.blocks[node.head].work
+        if node.chain.work != work:
+            raise Violation("work", f"{node} counts {node.chain.work}, and has {work}")
         most = max(view.final, self._depth(len(view.chain)))
         if not view.final <= node.chain.final <= most:  # it may wait, for others to show more
             raise Violation("final", f"{node} says {node.chain.final}, and has {most}")

@@ -8,7 +8,7 @@ that a crash leaves of it. What is not simulated: sockets, frames too large for 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -277,6 +277,7 @@ class Node:
             for action in actions:
                 if isinstance(action, HeadMoved):
                     self.act(action)
+            self.world.settled(self, actions)
             for action in actions[: self.world.random.randrange(len(actions) + 1)]:
                 if not isinstance(action, HeadMoved):
                     self.act(action)
@@ -284,6 +285,7 @@ class Node:
             return
         for action in actions:
             self.act(action)
+        self.world.settled(self, actions)
 
     def act(self, action: Action) -> None:
         """Do what the protocol asks for."""
@@ -459,6 +461,11 @@ class World:
         self.halted.append(node)
         if node.is_honest:
             self.checker.stopped(node)
+
+    def settled(self, node: Node, actions: Iterable[Action]) -> None:
+        """Look at a node after all that it has done about an event."""
+        if node.is_honest and any(isinstance(action, HeadMoved) for action in actions):
+            self.checker.settled(node)
 
     def moved(self, node: Node, action: HeadMoved) -> None:
         self._has_changed = True

@@ -18,16 +18,11 @@ from cairn.api.bounds import Bounds
 from cairn.api.budget import Budget
 from cairn.api.explorer import views
 from cairn.api.guard import Access, Guard
+from cairn.api.html import prefers_html
 from cairn.api.laboratory import Laboratory
 from cairn.api.metrics import Metered, Metrics
 from cairn.api.operations import Operation
-from cairn.api.problems import (
-    ProblemError,
-    answer_bug,
-    answer_cairn_error,
-    answer_http_error,
-    answer_problem,
-)
+from cairn.api.problems import ProblemError, problem_of
 from cairn.api.routes import operations
 from cairn.api.service import Service
 from cairn.core.errors import CairnError
@@ -79,7 +74,7 @@ def application(
         bounds=bounds,
         budget=budget,
         metrics=metrics,
-        laboratory=Laboratory(node) if lab else None,
+        laboratory=Laboratory(node, asks_for_token=bool(access.tokens)) if lab else None,
         large=asyncio.Semaphore(1),
     )
     service.views.update(views(service))
@@ -99,15 +94,22 @@ def application(
     ]
     if node.links is not None:
         routes.append(Route(PATH, answer_no_peer, methods=["GET"]))
+
+    async def answer_error(request: Request, error: Exception) -> Response:
+        """Say what was wrong: as a page, to those who would have got one."""
+        problem = problem_of(request, error)
+        response = problem.response()
+        if prefers_html(request.headers.get("accept", "")):
+            response = service.page("", "problem.html", problem.status, problem=problem)
+            response.headers.update(problem.headers)
+        if isinstance(error, HTTPException):
+            response.headers.update(error.headers or {})
+        return response
+
+    told = dict.fromkeys((CairnError, ProblemError, HTTPException, Exception), answer_error)
     app = Starlette(
         routes=routes,
-        exception_handlers={
-            CairnError: answer_cairn_error,
-            ProblemError: answer_problem,
-            HTTPException: answer_http_error,
-            ClientDisconnect: answer_nobody,
-            Exception: answer_bug,
-        },
+        exception_handlers={**told, ClientDisconnect: answer_nobody},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -13,31 +15,34 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response
 
 from cairn.api.bounds import HEARTBEAT_SECONDS, SEARCH_SECONDS
 from cairn.api.docs import RECEIPT_MODULE
+from cairn.api.html import CSP
 from cairn.api.kept import Kept
 from cairn.api.network import network_parts
 from cairn.api.operations import Operation, Parameter
 from cairn.api.problems import ProblemError
 from cairn.api.schemas import ref
-from cairn.api.service import JSON, Service
-from cairn.core.block import Block
+from cairn.api.service import EVENTS, JSON, Service, stream
 from cairn.core.errors import CairnError
+from cairn.core.header import Header
 from cairn.explorer import charts
 from cairn.explorer.blocks import Card, ShownBlock
 from cairn.explorer.render import STATIC, render
+from cairn.ledger import Ledger
 from cairn.ledger.ledger import now_us
 from cairn.ledger.search import find_blocks, first_at, moment
 
-EVENTS: Final = "text/event-stream"
 CARDS: Final = 12
 """Blocks on a page of the chain: two or three screens."""
+LOOKED_AT: Final = 100
+"""Blocks from the end among which these are looked for, where the last ones cannot be read."""
 CARD_CHARACTERS: Final = 600
 """Of a block's data among others: what there is room for."""
-PAGE_CHARACTERS: Final = 100_000
-"""Of a block's data on its own page: some 2,000 lines. More is a click away."""
+PAGE_CHARACTERS: Final = 50_000
+"""Of a block's data on its own page: what a browser lays out at once. More is a click away."""
 FOUND: Final = 50
 """Blocks on a page of those that were found."""
 POINTS: Final = 120
@@ -46,10 +51,14 @@ INTERVALS: Final = 100
 """Blocks, the last ones, between which the chart shows how long it took."""
 PART_SECONDS: Final = 0.25
 """Between two times that an open page is told of what is new: quick for people."""
-CHARTS_SECONDS: Final = 10.0
+CHARTS_SECONDS: Final = 2.0
 """How old a chart may be."""
 IDLE_SECONDS: Final = 2.0
 """Between two looks at what changes without a block: rates, peers."""
+LARGE_BYTES: Final = 65_536
+"""A block with more is not read again at once for a page that shows its beginning."""
+LARGE_SECONDS: Final = 30.0
+"""How long it may be shown as it was."""
 RATE_SECONDS: Final = 60
 """The time of which the rate of blocks is the mean."""
 
@@ -65,12 +74,11 @@ async def summary(service: Service) -> dict[str, Any]:
     def read() -> dict[str, Any]:
         length = len(ledger)
         recent = length - first_at(ledger, now_us() - RATE_SECONDS * 1_000_000)
-        outline = ledger.outline(points=1)
         return {
             "length": length,
             "final": ledger.final,
-            "head": ledger.head.hash,
-            "bytes": outline.size,
+            "head": ledger.hashes(length - 1, length).tobytes().hex(),
+            "bytes": ledger.outline(points=1).size,
             "blocks_per_second": recent / RATE_SECONDS,
             "assurance": ledger.assurance,
         }
@@ -81,7 +89,9 @@ async def summary(service: Service) -> dict[str, Any]:
         speed = last.report.bytes / last.report.seconds if last.report.seconds else 0.0
         validation = {"valid": last.report.valid, "ended": last.ended, "bytes_per_second": speed}
     peers = None if node.peering is None else node.peering.connected
-    return {**await node.read(read), "validation": validation, "peers": peers}
+    contradiction = node.checkpoints.contradiction
+    more = {"contradiction": contradiction, "validation": validation, "peers": peers}
+    return {**await node.read(read), **more}
 
 
 class Home:
@@ -90,16 +100,46 @@ class Home:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._charts = Kept(partial(_home_charts, service), CHARTS_SECONDS)
+        self._large: dict[bytes, tuple[float, Card]] = {}  # by header: when it was read, and that
 
     async def parts(self) -> dict[str, str]:
         """Return its sections, as HTML by id."""
-        service = self._service
-        cards = await _cards(service, max(service.node.length - CARDS, 0), CARDS)
+        node = self._service.node
+        length = node.length
+        cards = await node.read(lambda: self._cards(length))
         return {
-            "facts": await _facts(service),
-            "chain": render("home_chain.html", cards=cards, **_pages(cards, newest=True)),
+            "facts": await _facts(self._service),
+            "chain": render("home_chain.html", cards=cards, **_pages(cards, length)),
             "charts": await self._charts.get(),
         }
+
+    def _cards(self, length: int) -> list[Card]:
+        """Return the last of so many blocks; a row of them that cannot be read as one."""
+        final = self._service.node.ledger.final
+        known, self._large = self._large, {}
+        cards: list[Card] = []
+        for place in reversed(range(max(length - LOOKED_AT, 0), length)):
+            card = self._card(place, final, known)
+            if card.block is None and cards and cards[-1].block is None:
+                cards[-1] = card._replace(why=f"Nor can those up to {length - 1}: {card.why}")
+            elif len(cards) < CARDS:
+                cards.append(card)
+            else:
+                break
+        return cards
+
+    def _card(self, place: int, final: int, known: dict[bytes, tuple[float, Card]]) -> Card:
+        """Read a block, unless it is large and was read a while ago."""
+        ledger, now = self._service.node.ledger, time.monotonic()
+        with suppress(CairnError):
+            header = ledger.headers(place, place + 1).tobytes()
+            if Header.unpack(header).size > LARGE_BYTES:
+                when, card = known.get(header, (now - LARGE_SECONDS, None))
+                if card is None or now >= when + LARGE_SECONDS:
+                    when, card = now, Card.read(ledger, place, CARD_CHARACTERS, final)
+                self._large[header] = when, card
+                return card._replace(final=place < final)
+        return Card.read(ledger, place, CARD_CHARACTERS, final)
 
 
 async def _facts(service: Service) -> str:
@@ -122,41 +162,29 @@ async def _home_charts(service: Service) -> str:
         if ledger.is_mined:
             seal = ledger.genesis.seal
             assert seal is not None
-            start = max(len(ledger) - INTERVALS - 1, 0)
-            times = [block.header.timestamp for block in ledger[start:]]
+            length = len(ledger)
+            start = max(length - INTERVALS - 1, 0)
+            times = [
+                Header.unpack(row.tobytes()).timestamp for row in ledger.headers(start, length)
+            ]
             drawn += [
                 ("Interval of the last blocks", charts.intervals(start, times, seal.interval)),
                 ("Interval over time", charts.mean_intervals(outline, seal.interval)),
                 ("Difficulty over time", charts.difficulty(outline)),
             ]
-        return render("home_charts.html", charts=drawn)
+        return render("home_charts.html", charts=drawn, complete=outline.complete)
 
     try:
         return await service.node.read(draw)
     except CairnError:  # what is wrong is said beside it
-        return render("home_charts.html", charts=[])
+        return render("home_charts.html", charts=[], complete=False)
 
 
-async def _cards(service: Service, start: int, count: int) -> list[Card]:
-    """Return the blocks from `start` on, so many, the newest first."""
-    node = service.node
-
-    def read() -> list[Card]:
-        ledger = node.ledger
-        stop, final = min(start + count, len(ledger)), ledger.final
-        return [
-            Card.read(ledger, place, CARD_CHARACTERS, final=place < final)
-            for place in reversed(range(start, stop))
-        ]
-
-    return await node.read(read)
-
-
-def _pages(cards: list[Card], *, newest: bool) -> dict[str, str | None]:
-    """Return the links to the blocks after and before those that are shown."""
-    last, first = (cards[0].place, cards[-1].place) if cards else (0, 0)
+def _pages(cards: list[Card], length: int) -> dict[str, str | None]:
+    """Return the links to the blocks after and before those that are shown, of so many."""
+    after, first = (cards[0].place + 1, cards[-1].place) if cards else (length, length)
     return {
-        "newer": None if newest else f"/?start={last + 1}",
+        "newer": f"/?start={after}" if after < length else None,
         "older": f"/?start={max(first - CARDS, 0)}" if first else None,
     }
 
@@ -168,13 +196,19 @@ async def home_page(
     service: Service, _request: Request, *, start: int | None = None, limit: int = CARDS
 ) -> Response:
     """Show the chain, the newest blocks first."""
+    node, ledger = service.node, service.node.ledger
     length = await service.require_place(start or 0)
     if start is None:
         parts = await service.views["home"].get()
         return service.page("/", "home.html", sections=parts, live=True)
-    cards = await _cards(service, start, min(limit, CARDS))
-    pages = _pages(cards, newest=start + len(cards) >= length)
-    parts = {"chain": render("home_chain.html", cards=cards, **pages)}
+
+    def read() -> list[Card]:
+        stop, final = min(start + min(limit, CARDS), length), ledger.final
+        places = reversed(range(start, stop))
+        return [Card.read(ledger, place, CARD_CHARACTERS, final) for place in places]
+
+    cards = await node.read(read)
+    parts = {"chain": render("home_chain.html", cards=cards, **_pages(cards, length))}
     return service.page("/", "home.html", sections=parts, live=False)
 
 
@@ -182,21 +216,34 @@ async def block_page(service: Service, _request: Request, *, reference: int | st
     """Show a block."""
     node = service.node
 
-    def read() -> tuple[int, Block]:
+    def read() -> dict[str, Any]:
         block = service.find(reference)
-        return reference if isinstance(reference, int) else block.index, block
+        place = reference if isinstance(reference, int) else block.index
+        return {
+            "place": place,
+            "block": ShownBlock.of(block, PAGE_CHARACTERS, on_lines=True),
+            "before": _header(node.ledger, place - 1),
+            "after": _header(node.ledger, place + 1),
+        }
 
-    place, block = await node.read(read)
-    shown = await node.read(lambda: ShownBlock.of(block, PAGE_CHARACTERS, on_lines=True))
+    values = await node.read(read)
+    place = values["place"]
     return service.page(
-        "/blocks",
+        "/",
         "block.html",
-        place=place,
-        block=shown,
         length=node.length,
         final=place < node.final,
         missing=place - node.final + 1,
+        **values,
     )
+
+
+def _header(ledger: Ledger, place: int) -> str | None:
+    """Return the header at a position as hex, if there is one that can be read."""
+    with suppress(CairnError):
+        if place >= 0:
+            return ledger.headers(place, place + 1).tobytes().hex() or None
+    return None
 
 
 async def found_page(
@@ -211,15 +258,17 @@ async def found_page(
 ) -> Response:
     """Show the blocks that are looked for."""
     node, ledger = service.node, service.node.ledger
-    query = dict(request.query_params)
+    query = {name: text for name, text in request.query_params.items() if text}
     shown: dict[str, Any] = {name: query.get(name, "") for name in ("contains", "since", "until")}
     if not (query.keys() - {"cursor", "limit"}):
-        return service.page("/blocks", "blocks.html", asked=False, blocks=[], next=None, **shown)
+        return service.page("/blocks", "blocks.html", asked=False, cards=[], next=None, **shown)
     if cursor is not None:
         await service.require_place(cursor)
 
-    def read() -> tuple[list[tuple[int, ShownBlock]], int | None]:
-        start = cursor if cursor is not None else first_at(ledger, since or 0)
+    def read() -> tuple[list[Card], int | None]:
+        start = cursor or 0
+        if cursor is None and since is not None:
+            start = first_at(ledger, since)
         page = find_blocks(
             ledger,
             start=start,
@@ -228,12 +277,17 @@ async def found_page(
             limit=min(limit, FOUND),
             seconds=SEARCH_SECONDS,
         )
-        blocks = (ShownBlock.of(block, CARD_CHARACTERS) for block in page.blocks)
-        return list(zip(page.places, blocks, strict=True)), page.next
+        final = ledger.final
+        found = zip(page.places, page.blocks, strict=True)
+        cards = [
+            Card(place, ShownBlock.of(block, CARD_CHARACTERS), "", place < final)
+            for place, block in found
+        ]
+        return cards, page.next
 
-    blocks, following = await node.search(read)
+    cards, following = await node.search(read)
     link = following and f"/blocks?{urlencode({**query, 'cursor': following})}"
-    return service.page("/blocks", "blocks.html", asked=True, blocks=blocks, next=link, **shown)
+    return service.page("/blocks", "blocks.html", asked=True, cards=cards, next=link, **shown)
 
 
 async def entry_page(service: Service, _request: Request, *, entry: str) -> Response:
@@ -241,7 +295,7 @@ async def entry_page(service: Service, _request: Request, *, entry: str) -> Resp
     standing = await service.node.entry(bytes.fromhex(entry))
     doubles = [{"block": block} for block, _ in standing.duplicates]
     shown = {**asdict(standing), "entry": standing.id, "duplicates": doubles}
-    return service.page("/blocks", "entry.html", entry=shown)
+    return service.page("/", "entry.html", entry=shown)
 
 
 async def search(service: Service, _request: Request, *, q: str = "") -> Response:
@@ -251,9 +305,9 @@ async def search(service: Service, _request: Request, *, q: str = "") -> Respons
 
 async def _sought(service: Service, text: str) -> str:
     node = service.node
-    digits = text.lstrip("#").replace(",", "")
-    if digits.isascii() and digits.isdigit() and len(digits) < 20 and int(digits) < node.length:
-        return f"/blocks/{int(digits)}"
+    number = re.fullmatch(r"#?([0-9]{1,19}|[0-9]{1,3}(?:,[0-9]{3}){1,6})", text)
+    if number and (index := int(number[1].replace(",", ""))) < node.length:
+        return f"/blocks/{index}"
     lower = text.lower()
     if len(lower) == 64 and not lower.strip("0123456789abcdef"):
         if await node.read(lambda: node.ledger.find(lower)) is not None:
@@ -278,10 +332,7 @@ async def follow_page(service: Service, request: Request, *, view: str = "home")
     """Follow an open page: server-sent events, with those of its parts that are new."""
     if view not in service.views:
         raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", f"there is no live {view!r:.80}")
-    if request.method == "HEAD":
-        return Response(media_type=EVENTS)
-    headers = {"X-Accel-Buffering": "no"}
-    return StreamingResponse(_parts(service, view), headers=headers, media_type=EVENTS)
+    return stream(request, _parts(service, view))
 
 
 async def _parts(service: Service, view: str) -> AsyncGenerator[bytes, None]:
@@ -291,6 +342,7 @@ async def _parts(service: Service, view: str) -> AsyncGenerator[bytes, None]:
     silent = 0.0
     with service.metrics.followers.track_inprogress(), suppress(CairnError):
         while True:
+            growth = service.node.growth
             parts = await service.views[view].get()
             new = "".join(text for part, text in parts.items() if shown.get(part) != text)
             shown = parts
@@ -300,7 +352,7 @@ async def _parts(service: Service, view: str) -> AsyncGenerator[bytes, None]:
             elif silent >= HEARTBEAT_SECONDS:
                 yield b": alive\n\n"
                 silent = 0.0
-            if not await service.node.changes_after(PART_SECONDS, IDLE_SECONDS):
+            if not await service.node.wait(growth, PART_SECONDS, IDLE_SECONDS):
                 return
             silent += IDLE_SECONDS
 
@@ -310,7 +362,8 @@ async def read_static(_service: Service, _request: Request, *, name: str) -> Res
     if name not in FILES:
         raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", f"there is no file {name!r:.80}")
     content, media_type = FILES[name]
-    return Response(content, media_type=media_type)
+    headers = {"Content-Security-Policy": CSP}  # that of what a worker runs
+    return Response(content, media_type=media_type, headers=headers)
 
 
 FILES: Final = {**STATIC, "receipt.js": (RECEIPT_MODULE.encode(), "text/javascript")}

@@ -16,8 +16,10 @@ from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cairn.api.html import prefers_html
 from cairn.api.problems import ProblemError, bad_request
 
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([^:\[\]]+))(?::[0-9]{1,5})?")
@@ -27,8 +29,6 @@ OPEN: Final = {"/health"}
 """Paths for which no token is asked: they say nothing of the ledger."""
 CHANGING: Final = {"/tamper"}
 """Paths that change something however they are asked for."""
-COSTLY: Final = {"/validate", "/validate/events"}
-"""Paths that no other page may send a browser to."""
 DECIDING: Final = {
     b"authorization",
     b"host",
@@ -149,8 +149,16 @@ class Guard:
                 "wrong-host",
                 f"{host!r:.200} is not a name of this node; the operator adds names",
             )
-        _require_own_page(headers, host, navigating_is_fine=not writing and path not in COSTLY)
+        harmless = not (writing or _validates(scope))
+        _require_own_page(headers, host, navigating_is_fine=harmless)
         self._access.require(path, headers.get(b"authorization", ""), writing=writing)
+
+
+def _validates(scope: Scope) -> bool:
+    """Whether one who goes there makes the node validate, which may cost much."""
+    accept = Headers(scope=scope).get("accept", "")
+    shows = prefers_html(accept) and b"run" not in scope["query_string"]
+    return scope["path"] == "/validate/events" or (scope["path"] == "/validate" and not shows)
 
 
 def _deciding(scope: Scope) -> dict[bytes, str]:

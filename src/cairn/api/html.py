@@ -31,6 +31,8 @@ class Site(NamedTuple):
     here: str
     """The path of this one."""
     lab: bool
+    seal: str
+    """How blocks become final: instant or work."""
 
 
 def site(node: Node, *, lab: bool, here: str) -> Site:
@@ -45,7 +47,8 @@ def site(node: Node, *, lab: bool, here: str) -> Site:
         name, ledger_id = node.ledger.genesis.name, node.ledger.id
     except CairnError:  # genesis is damaged: its pages say so
         name, ledger_id = "a damaged ledger", "unknown"
-    return Site(name, ledger_id, pages, here, lab)
+    seal = "instant" if node.peering is None else "work"
+    return Site(name, ledger_id, pages, here, lab, seal)
 
 
 def html(site: Site, template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any) -> Response:

@@ -11,17 +11,31 @@ Value = TypeVar("Value")
 
 
 class Kept(Generic[Value]):
-    """What `make` returns, made anew when it is asked for and older than so many seconds."""
+    """What `make` returns, made anew when it is asked for and older than so many seconds.
+
+    Who asks while it is being made waits for that; who goes meanwhile does not end it.
+    """
 
     def __init__(self, make: Callable[[], Awaitable[Value]], seconds: float) -> None:
         self._make = make
         self._seconds = seconds
-        self._lock = asyncio.Lock()
-        self._value: tuple[float, Value] | None = None  # and when it was made
+        self._making: asyncio.Task[Value] | None = None
+        self._until = 0.0  # as `time.monotonic`
 
     async def get(self) -> Value:
-        """Return it."""
-        async with self._lock:
-            if self._value is None or time.monotonic() > self._value[0] + self._seconds:
-                self._value = time.monotonic(), await self._make()
-            return self._value[1]
+        """Return it; raises what `make` raises."""
+        if self._making is None or (self._making.done() and time.monotonic() > self._until):
+            self._making = asyncio.create_task(self._made())
+            self._making.add_done_callback(_look_at)  # who asked may have gone
+        return await asyncio.shield(self._making)
+
+    async def _made(self) -> Value:
+        self._until = 0.0  # if it cannot be made, the next one who asks tries again
+        value = await self._make()
+        self._until = time.monotonic() + self._seconds
+        return value
+
+
+def _look_at(task: asyncio.Task[Value]) -> None:
+    if not task.cancelled():
+        task.exception()

@@ -1,51 +1,31 @@
-"""The lab: pages to break a scratch copy of the ledger, see what catches it, and undo it."""
+"""The lab: a scratch copy of the ledger to break, see what catches it, and undo it."""
 
 from __future__ import annotations
 
-import json
 import random
-import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from cairn.api import lab_attack
 from cairn.api.html import HTML, prefers_html
-from cairn.api.laboratory import Laboratory
+from cairn.api.lab_page import NOTHING, Typed, lab_page, laboratory_of, page, read_lab
 from cairn.api.operations import Operation, Parameter
 from cairn.api.problems import ProblemError, bad_request, of_error
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service
-from cairn.core.block import Block
 from cairn.core.canonical import canonical
 from cairn.core.errors import CairnError, NoSuchBlockError, UsageError
 from cairn.core.header import LIMIT_63
-from cairn.core.rules import NUMBERS, InvalidChainError
-from cairn.core.work import bits_of
-from cairn.explorer import charts
-from cairn.explorer.blocks import ShownBlock
-from cairn.explorer.shown import digits
-from cairn.lab.caught import Caught
-from cairn.lab.playground import MOST_REWRITTEN, Act, Done, Playground
-from cairn.lab.reversal import confirmations as confirmations_below
-from cairn.lab.reversal import exact, whitepaper
-from cairn.ledger import Ledger
+from cairn.core.rules import InvalidChainError
+from cairn.lab.playground import Done, Playground
 from cairn.ledger.writer import Append
 
 FORM: Final = "application/x-www-form-urlencoded"
-DATA_SHOWN: Final = 500
-"""Characters of the data of a block among others."""
-LINE: Final = 200
-"""Characters of data in a sentence."""
-DATA_EDITED: Final = 20_000
-"""Characters of data that a form holds: more is for programs."""
-ACTS_SHOWN: Final = 20
-"""Of what was done, the last ones."""
-EASIEST, HARDEST = 4, 24
-"""Leading zero bits of a hash, for mining by hand: from some tries to some seconds of a browser."""
 EXAMPLES: Final = (
     {"from": "alice", "to": "bob", "amount": 10},
     {"from": "bob", "to": "carol", "amount": 4},
@@ -55,310 +35,58 @@ EXAMPLES: Final = (
     {"from": "bob", "to": "alice", "amount": 7},
 )
 """What a lab offers to record, on a ledger that has nothing but genesis."""
-SHARES: Final = (0.01, 0.5)
-MOST_CONFIRMATIONS: Final = 60
-LEAST_SHOWN: Final = 1e-9
-"""Chances below are not drawn."""
-PRINTED: Final = ((0.1, range(11)), (0.3, range(0, 51, 5)))
-"""Shares, and confirmations, of which the whitepaper prints the chance."""
-PRINTED_SHARES: Final = (0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45)
-"""Shares of which it prints after how many confirmations the chance is below `PRINTED_BELOW`."""
-PRINTED_BELOW: Final = 0.001
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9.]+(?:[eE][-+]?[0-9]+)?')
-
-WORDS: Final = {
-    Act.EDIT: "Changed the data of block {index}, and nothing else",
-    Act.REHASH: "Changed the data of block {index}, and computed its hash anew",
-    Act.RECHAIN: "Changed the data of block {index}, and made everything after it anew",
-    Act.CUT: "Cut off the chain from block {index} on",
-    Act.TRUNCATE: "Cut off the chain from block {index} on, and the record of its end",
-}
-
-
-# What is shown
-
-
-class Card(NamedTuple):
-    """A place in the chain, and what is there."""
-
-    place: int
-    block: ShownBlock | None
-    state: str = ""
-    note: str = ""
-    gone: bool = False
-    """Whether the block was there before, and is not any more."""
-
-
-def told(done: Done, caught: Caught | None) -> dict[str, Any]:
-    """Return an act for people: what it did, what catches it, and why."""
-    failure = caught.report.failure if caught else None
-    return {
-        "words": WORDS[done.act].format(index=f"{done.index:,}"),
-        "act": str(done.act),
-        "index": done.index,
-        "changed": done.changed,
-        "caught": caught,
-        "failure": failure,
-        "number": NUMBERS.get(failure.rule) if failure else None,
-    }
-
-
-def around(ledger: Ledger, done: Done, caught: Caught | None) -> list[Card]:
-    """Return the chain around an act, as it is now: what is broken there, and what follows it."""
-    failure = caught.report.failure if caught else None
-    broken = done.index if caught is None or caught.chain_holds or not failure else failure.index
-    places = {*range(done.index - 1, done.index + 3), broken, broken + 1}
-    length = len(ledger) if done.after else done.index + 1
-    return [
-        _card(ledger, place, done, broken, is_caught=failure is not None, caught=caught)
-        for place in sorted(places)
-        if 0 <= place < length
-    ]
-
-
-def _card(
-    ledger: Ledger, place: int, done: Done, broken: int, *, is_caught: bool, caught: Caught | None
-) -> Card:
-    state, notes = "", []
-    holds = caught is None or caught.chain_holds
-    if place == done.index and done.after is not None:
-        notes.append(_CHANGED[done.act])
-    if place == broken and is_caught:
-        state = "bad"
-        notes.append("This is not the block that was signed." if holds else "It breaks a rule.")
-    elif place > broken and is_caught:
-        state = "follows"
-        notes.append("Made anew to follow it." if holds else "Follows a broken block.")
-    try:
-        block = ledger[place]
-    except CairnError:
-        was = done.before if place == done.index else None
-        shown = ShownBlock.of(was, DATA_SHOWN) if was else None
-        return Card(place, shown, "bad", "It was here, and was cut off.", gone=True)
-    return Card(place, ShownBlock.of(block, DATA_SHOWN), state, " ".join(notes))
-
-
-_CHANGED: Final = {
-    Act.EDIT: "Its data was changed, and nothing else.",
-    Act.REHASH: "Its data was changed, and its hash computed anew.",
-    Act.RECHAIN: "Its data was changed, and its hash computed anew.",
-}
-
-
-def suggestion(text: str) -> tuple[str, str] | None:
-    """Return what to change in some JSON, and into what: a lie that is worth telling."""
-    for match in _TOKEN.finditer(text):
-        if re.fullmatch(r"[1-9][0-9]{0,6}", token := match[0]):
-            return token, f"{token}00"
-    for match in _TOKEN.finditer(text):
-        token, after = match[0], text[match.end() :].lstrip()
-        if len(token) > 2 and token.startswith('"') and not after.startswith(":"):
-            return token, '"somebody else"'
-    return None
-
-
-def mining(ledger: Ledger) -> dict[str, Any]:
-    """Return what a header on top of the chain is made of, to be mined by hand."""
-    head = ledger.head
-    return {
-        "index": head.index + 1,
-        "previous": head.hash,
-        "timestamp": head.header.timestamp + 1,
-        "easiest": EASIEST,
-        "hardest": HARDEST,
-        "bits": [f"{bits_of((1 << 256 - n) - 1):08x}" for n in range(EASIEST, HARDEST + 1)],
-    }
-
-
-def chances(share: float, confirmations: int) -> dict[str, Any]:
-    """Return how likely an attacker reverses a payment, drawn and in numbers."""
-    depths = range(MOST_CONFIRMATIONS + 1)
-    series = [
-        charts.Series(name, [(z, p) for z in depths if (p := chance(share, z)) >= LEAST_SHOWN])
-        for name, chance in (("exact", exact), ("whitepaper", whitepaper))
-    ]
-    return {
-        "share": share,
-        "confirmations": confirmations,
-        "whitepaper": _percent(whitepaper(share, confirmations)),
-        "exact": _percent(exact(share, confirmations)),
-        "chart": charts.line(
-            "Chance that a payment is reversed",
-            series,
-            x="Confirmations",
-            y="Chance",
-            log=True,
-            show=_percent,
-        ),
-        "enough": None if share >= 0.5 else confirmations_below(share, PRINTED_BELOW),
-        "printed": [(q, [(z, f"{whitepaper(q, z):.7f}") for z in depths]) for q, depths in PRINTED],
-        "below": [(q, confirmations_below(q, PRINTED_BELOW)) for q in PRINTED_SHARES],
-        "shares": SHARES,
-        "most": MOST_CONFIRMATIONS,
-    }
-
-
-def _percent(chance: float) -> str:
-    return f"{digits(100 * chance)} %"
-
-
-# Pages
-
-
-async def read_lab(service: Service, _request: Request, *, block: int | None = None) -> Response:
-    """Read what was done in the lab, and what catches it."""
-    value = {
-        "done": [
-            {
-                "act": str(done.act),
-                "index": done.index,
-                "changed": done.changed,
-                "report": caught.report.to_value() if caught else None,
-                "why": caught.why if caught else None,
-            }
-            for done, caught in _laboratory(service).done
-        ]
-    }
-    return Response(json.dumps(value), media_type=JSON)
-
-
-async def lab_page(service: Service, _request: Request, *, block: int | None = None) -> Response:
-    """Show the lab."""
-    return await _page(service, {} if block is None else {"block": str(block)})
-
-
-async def _page(
-    service: Service, typed: dict[str, str], problem: ProblemError | None = None
-) -> Response:
-    """Show the lab, with what somebody has typed, and what was wrong with it."""
-    node, laboratory = service.node, _laboratory(service)
-    ledger, acts = node.ledger, laboratory.done
-
-    def read() -> dict[str, Any]:
-        length = len(ledger)
-        index = int(typed["block"]) if re.fullmatch("[0-9]{1,19}", typed.get("block", "")) else 1
-        index = min(index, length - 1)
-        target = _data_of(ledger, index)
-        return {
-            "length": length,
-            "is_mined": ledger.is_mined,
-            "index": index,
-            "text": typed.get("data", target),
-            "suggestion": None if target is None else suggestion(target),
-            "cards": around(ledger, *acts[-1]) if acts else [],
-            "fork": laboratory.fork,
-            "fork_blocks": [ShownBlock.of(b, DATA_SHOWN) for b in laboratory.fork.blocks]
-            if laboratory.fork
-            else [],
-            "mining": _or_none(lambda: mining(ledger)),
-        }
-
-    return service.page(
-        "/lab",
-        "lab.html",
-        problem.status if problem else HTTPStatus.OK,
-        problem=problem,
-        typed=typed,
-        acts=[told(*act) for act in acts[-ACTS_SHOWN:]],
-        count=len(acts),
-        before=_said(acts[-1][0].before) if acts else None,
-        report=laboratory.report,
-        chances=chances(0.1, 6),
-        most=MOST_REWRITTEN,
-        **await node.read(read),
-    )
-
-
-def _said(block: Block | None) -> str | None:
-    """Return what a block recorded, in a line."""
-    if block is None:
-        return None
-    text = block.data_json()[: 4 * LINE].decode(errors="replace")
-    return text if len(text) <= LINE else f"{text[:LINE]}…"
-
-
-def _or_none(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except CairnError:
-        return None
-
-
-def _data_of(ledger: Ledger, index: int) -> str | None:
-    """Return the JSON that a block records, if a form can hold it."""
-    block: Block | None = _or_none(lambda: ledger[index])
-    if block is None or block.header.size > DATA_EDITED or not block.entries:
-        return None
-    return block.data_json().decode(errors="replace")
-
-
-async def attack_chances(
-    service: Service, _request: Request, *, share: float = 0.1, confirmations: int = 6
-) -> Response:
-    """Compute how likely one with a share of the hash power reverses a payment."""
-    value = {
-        "share": share,
-        "confirmations": confirmations,
-        "whitepaper": whitepaper(share, confirmations),
-        "exact": exact(share, confirmations),
-    }
-    return Response(json.dumps(value), media_type=JSON)
-
-
-async def attack_page(
-    service: Service, _request: Request, *, share: float = 0.1, confirmations: int = 6
-) -> Response:
-    """Show how likely that is."""
-    return service.page("/lab", "lab_attack.html", chances=chances(share, confirmations))
-
-
-# What is done
 
 
 async def edit_block(service: Service, request: Request) -> Response:
     """Change the data of a block; with `rehash`, compute its hash anew."""
     form = await _form(service, request, "block", "data", "rehash")
     rehash = "rehash" in form
-    return await _done(
-        service, request, form, lambda play: play.edit(_number(form), _data(form), rehash=rehash)
-    )
+
+    def edit(play: Playground, index: int) -> Done:
+        return play.edit(index, _data(form), rehash=rehash)
+
+    return await _done(service, request, Typed("edit", form), edit)
 
 
 async def rechain_blocks(service: Service, request: Request) -> Response:
     """Change the data of a block, and make all blocks after it anew."""
     form = await _form(service, request, "block", "data")
-    return await _done(
-        service, request, form, lambda play: play.rechain(_number(form), _data(form))
-    )
+
+    def rechain(play: Playground, index: int) -> Done:
+        return play.rechain(index, _data(form))
+
+    return await _done(service, request, Typed("rechain", form), rechain)
 
 
 async def truncate_chain(service: Service, request: Request) -> Response:
     """Cut off the chain from a block on; with `record`, the record of its end, too."""
     form = await _form(service, request, "block", "record")
     covered = "record" in form
-    return await _done(
-        service, request, form, lambda play: play.truncate(_number(form), cover_tracks=covered)
-    )
+
+    def truncate(play: Playground, index: int) -> Done:
+        return play.truncate(index, cover_tracks=covered)
+
+    return await _done(service, request, Typed("truncate", form), truncate)
 
 
 async def fork_chain(service: Service, request: Request) -> Response:
     """Show two people two histories, of copies."""
     await _form(service, request)
     try:
-        await _laboratory(service).show_two_histories()
+        await laboratory_of(service).show_two_histories()
     except (UsageError, InvalidChainError) as error:
-        return await _refused(service, request, {}, error)
-    return _see("fork")
+        return await _refused(service, request, error)
+    return _see("/lab#fork")
 
 
 async def undo_act(service: Service, request: Request) -> Response:
-    """Undo what was done last."""
-    await _form(service, request)
+    """Undo what was done last; with `all`, all that was done."""
+    form = await _form(service, request, "all")
     try:
-        await _laboratory(service).undo()
+        await laboratory_of(service).undo(everything="all" in form)
     except UsageError as error:
-        return await _refused(service, request, {}, error)
-    return _see("result")
+        return await _refused(service, request, error)
+    return _see("/lab?undone=true#result")
 
 
 async def add_examples(service: Service, request: Request) -> Response:
@@ -367,24 +95,27 @@ async def add_examples(service: Service, request: Request) -> Response:
     node = service.node
     if node.length > 1 or node.peering is not None:
         error = UsageError("examples are for an instant ledger that has recorded nothing yet")
-        return await _refused(service, request, {}, error)
+        return await _refused(service, request, error)
     await node.append(Append([canonical(value) for value in EXAMPLES], None))
-    return _see("edit")
+    return _see("/lab#edit")
 
 
-async def tamper_block(service: Service, _request: Request) -> Response:
+async def tamper_block(service: Service, request: Request) -> Response:
     """Change the data of a random block in the scratch copy (in the lab only)."""
-    done = await _laboratory(service).act(_at_random, look=False)
-    block = done.after
-    if block is None:
-        raise NoSuchBlockError(f"there is no block {done.index} any more")
-    return await service.block(lambda: block)
+    if request.method == "HEAD":  # asks what a GET would answer, and changes nothing
+        return Response(media_type=JSON)
+    done = await laboratory_of(service).act(_at_random, look=False)
+    return await service.block(lambda: service.node.ledger[done.index])
 
 
-async def tamper_page(service: Service, _request: Request) -> Response:
+async def tamper_page(service: Service, request: Request) -> Response:
     """Do so, and show what catches it."""
-    await _laboratory(service).act(_at_random)
-    return _see("result")
+    if request.method != "HEAD":
+        try:
+            await laboratory_of(service).act(_at_random)
+        except UsageError as error:
+            return await _refused(service, request, error)
+    return _see("/lab#result")
 
 
 def _at_random(play: Playground) -> Done:
@@ -392,19 +123,22 @@ def _at_random(play: Playground) -> Done:
 
 
 async def _done(
-    service: Service, request: Request, form: dict[str, str], work: Callable[[Playground], Done]
+    service: Service, request: Request, typed: Typed, work: Callable[[Playground, int], Done]
 ) -> Response:
-    """Let something be done, and answer with where it is shown."""
+    """Let something be done to the block that is meant, and answer with where it is shown."""
     try:
-        _number(form)
-        await _laboratory(service).act(work)
+        index = typed.block
+        if index is None:
+            found = typed.fields.get("block", "")
+            raise bad_request(f"block is the index of one, found {found!r:.80}")
+        await laboratory_of(service).act(lambda play: work(play, index))
     except (ProblemError, CairnError) as error:
-        return await _refused(service, request, form, error)
-    return _see("result")
+        return await _refused(service, request, error, typed)
+    return _see("/lab#result")
 
 
 async def _refused(
-    service: Service, request: Request, form: dict[str, str], error: Exception
+    service: Service, request: Request, error: Exception, typed: Typed = NOTHING
 ) -> Response:
     """Answer that something was not done, and why: with the page, and what was typed."""
     if isinstance(error, ProblemError):
@@ -418,7 +152,7 @@ async def _refused(
         assert isinstance(error, CairnError)
         problem = of_error(error)
     if prefers_html(request.headers.get("accept", "")):
-        return await _page(service, form, problem)
+        return await page(service, request, typed, problem)
     raise problem
 
 
@@ -442,33 +176,15 @@ async def _form(service: Service, request: Request, *names: str) -> dict[str, st
     return form
 
 
-def _number(form: dict[str, str]) -> int:
-    text = form.get("block", "").strip()
-    if not re.fullmatch("[0-9]{1,19}", text):
-        raise bad_request(f"block is the index of one, found {text!r:.80}")
-    return int(text)
-
-
 def _data(form: dict[str, str]) -> bytes:
     return form.get("data", "").encode(errors="surrogatepass")
 
 
-def _see(part: str) -> Response:
-    return RedirectResponse(f"/lab#{part}", HTTPStatus.SEE_OTHER)
-
-
-def _laboratory(service: Service) -> Laboratory:
-    assert service.laboratory is not None
-    return service.laboratory
+def _see(place: str) -> Response:
+    return RedirectResponse(place, HTTPStatus.SEE_OTHER)
 
 
 # What the document says
-
-
-def _share(text: str) -> float:
-    if not SHARES[0] <= float(text) <= SHARES[1]:
-        raise ValueError(f"from {SHARES[0]} to {SHARES[1]}, found {text}")
-    return float(text)
 
 
 def _fields(**meanings: str) -> dict[str, Any]:
@@ -482,22 +198,6 @@ _BLOCK: Final = "The index of a block."
 _DATA: Final = "What it is to record: JSON. Of a batch, the list of its values."
 _SEEN: Final = {303: ("Where it is shown.", {HTML: {"schema": {"type": "string"}}})}
 _REFUSALS: Final = {404: "There is no such block.", 409: "That cannot be done here: why not."}
-_CHANCES: Final = [
-    Parameter(
-        "share",
-        "query",
-        "The attacker's part of all hash power.",
-        {"type": "string", "pattern": r"^0?\.[0-9]{1,6}$", "maxLength": 8, "default": "0.1"},
-        _share,
-    ),
-    Parameter(
-        "confirmations",
-        "query",
-        "How many blocks have confirmed the payment.",
-        {"type": "integer", "minimum": 0, "maximum": MOST_CONFIRMATIONS},
-    ),
-]
-_CHANCE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 OPERATIONS: Final = [
     Operation(
         method="GET",
@@ -517,30 +217,18 @@ OPERATIONS: Final = [
                 "query",
                 "Of the page: which block its form begins with.",
                 {"type": "integer", "minimum": 0, "maximum": LIMIT_63 - 1},
-            )
+            ),
+            Parameter(
+                "undone",
+                "query",
+                "Of the page: whether something was just undone, of which it tells.",
+                {"type": "string", "pattern": "^true$", "maxLength": 4},
+                bool,
+            ),
         ],
         answers={200: ("What was done.", {JSON: {"schema": {"type": "object"}}})},
     ),
-    Operation(
-        method="GET",
-        path="/lab/attack",
-        handler=attack_chances,
-        page=attack_page,
-        parameters=_CHANCES,
-        answers={
-            200: (
-                "The chances.",
-                {
-                    JSON: {
-                        "schema": {
-                            "type": "object",
-                            "properties": {"whitepaper": _CHANCE, "exact": _CHANCE},
-                        }
-                    }
-                },
-            )
-        },
-    ),
+    *lab_attack.OPERATIONS,
     Operation(
         method="POST",
         path="/lab/edit",
@@ -576,6 +264,7 @@ OPERATIONS: Final = [
         method="POST",
         path="/lab/undo",
         handler=undo_act,
+        body=_fields(all="If given, all that was done is undone."),
         answers=_SEEN,
         refusals={409: _REFUSALS[409]},
     ),

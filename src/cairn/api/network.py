@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -41,7 +40,7 @@ async def show_peers(service: Service, _request: Request) -> Response:
     """Show the same as a page."""
     parts = None
     if service.node.peering is not None:
-        parts = {part: Markup(html) for part, html in (await network_parts(service)).items()}
+        parts = await service.views["network"].get()
     return service.page("/peers", "network.html", parts=parts)
 
 

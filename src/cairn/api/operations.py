@@ -15,10 +15,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from cairn.api.html import HTML, prefers_html
-from cairn.api.problems import ProblemError, bad_request, of_error
+from cairn.api.problems import bad_request
 from cairn.api.schemas import SCHEMAS
 from cairn.api.service import Service
-from cairn.core.errors import CairnError
 
 Handler = Callable[..., Awaitable[ASGIApp]]
 
@@ -47,9 +46,10 @@ class Parameter:
                     f"{self.name} is an integer from {low} to {high}, found {text!r:.80}"
                 )
             return int(text)
-        most, pattern = self.schema["maxLength"], self.schema.get("pattern", "")
-        if len(text) > most or not re.search(pattern, text):
-            what = f"at most {most} characters" + (f" that match {pattern}" if pattern else "")
+        least, most = self.schema.get("minLength", 0), self.schema["maxLength"]
+        pattern = self.schema.get("pattern", "")
+        if not least <= len(text) <= most or not re.search(pattern, text):
+            what = f"{least} to {most} characters" + (f" that match {pattern}" if pattern else "")
             raise bad_request(f"{self.name} has {what}, found {text!r:.80}")
         try:
             return self.convert(text)
@@ -86,23 +86,19 @@ class Operation:
     """By status: what was wrong. All are problem details."""
 
     async def answer(self, service: Service, request: Request) -> ASGIApp:
-        """Return what answers a request to `service`; a page, also where one cannot be had.
+        """Return what answers a request to `service`.
 
         Raises:
             ProblemError, CairnError: as the handler does.
         """
         if self.page is None or not prefers_html(request.headers.get("accept", "")):
             return await self.handler(service, request, **self.read(request))
-        try:
-            return await self.page(service, request, **self.read(request))
-        except CairnError as error:
-            problem = of_error(error)
-        except ProblemError as error:
-            problem = error
-        return service.page("", "problem.html", problem.status, problem=problem)
+        return await self.page(service, request, **self.read(request, form=True))
 
-    def read(self, request: Request) -> dict[str, Any]:
+    def read(self, request: Request, *, form: bool = False) -> dict[str, Any]:
         """Return the values of the parameters that the request gives, by their names in Python.
+
+        A `form` sends what was left blank, too: that is not given.
 
         Raises:
             ProblemError: one is unknown, given twice, or not as the document says.
@@ -113,7 +109,8 @@ class Operation:
             if name not in known or name in values:
                 what = "is given twice" if name in known else "is not known here"
                 raise bad_request(f"the parameter {name!r:.80} {what}; known: {', '.join(known)}")
-            values[name] = known[name].read(text)
+            if text or not form:
+                values[name] = known[name].read(text)
         return {name.lower().replace("-", "_"): value for name, value in values.items()}
 
     def _given(self, request: Request) -> Iterator[tuple[str, str]]:

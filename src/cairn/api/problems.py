@@ -59,15 +59,19 @@ class ProblemError(Exception):
             **self.members,
         }
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with it, whatever it is written as."""
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            return {"WWW-Authenticate": "Bearer"}
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return {"Retry-After": str(RETRY_SECONDS)}
+        return {}
+
     def response(self) -> Response:
         """Return the response that says so."""
         content = json.dumps(self.to_value(), ensure_ascii=False).encode(errors="replace")
-        response = Response(content, self.status, media_type=MEDIA_TYPE)
-        if self.status == HTTPStatus.UNAUTHORIZED:
-            response.headers["WWW-Authenticate"] = "Bearer"
-        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            response.headers["Retry-After"] = str(RETRY_SECONDS)
-        return response
+        return Response(content, self.status, self.headers, MEDIA_TYPE)
 
 
 def bad_entry(error: EntryError, **where: int) -> ProblemError:
@@ -142,33 +146,19 @@ def of_error(error: CairnError) -> ProblemError:
     return unavailable(str(error))
 
 
-async def answer_cairn_error(_request: Request, error: Exception) -> Response:
-    """Answer an error that Cairn raised on purpose."""
-    assert isinstance(error, CairnError)
-    return of_error(error).response()
-
-
-async def answer_problem(_request: Request, error: Exception) -> Response:
-    """Answer a problem that a handler raised."""
-    assert isinstance(error, ProblemError)
-    return error.response()
-
-
-async def answer_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the router refuses."""
-    assert isinstance(error, HTTPException)
-    status = HTTPStatus(error.status_code)
-    slug = "not-found" if status == HTTPStatus.NOT_FOUND else "bad-request"
-    path = request.url.path
-    detail = f"there is no {request.method} {path:.200}"
-    response = ProblemError(status, slug, detail).response()
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def answer_bug(_request: Request, _error: Exception) -> Response:
-    """Answer a bug of ours; the server logs it."""
-    return _bug().response()
+def problem_of(request: Request, error: Exception) -> ProblemError:
+    """Return what is answered to a request that has raised `error`; the server logs our bugs."""
+    match error:
+        case ProblemError():
+            return error
+        case CairnError():
+            return of_error(error)
+        case HTTPException():
+            status = HTTPStatus(error.status_code)
+            slug = "not-found" if status == HTTPStatus.NOT_FOUND else "bad-request"
+            path = request.url.path
+            return ProblemError(status, slug, f"there is no {request.method} {path:.200}")
+    return _bug()
 
 
 def _bug() -> ProblemError:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from cairn.api import network
 from cairn.api.bodies import canonical_lines, canonical_text
@@ -27,7 +27,7 @@ from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
 from cairn.api.problems import ProblemError, bad_request
 from cairn.api.schemas import ref
-from cairn.api.service import JSON, Service
+from cairn.api.service import JSON, Service, stream
 from cairn.api.validation import OPERATIONS as VALIDATION
 from cairn.core.errors import CairnError, ErasedError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
@@ -40,7 +40,6 @@ from cairn.proof.checkpoint import Checkpoint
 from cairn.proof.tiles import Tile
 
 NDJSON: Final = "application/x-ndjson"
-EVENTS: Final = "text/event-stream"
 TEXT: Final = "text/plain"
 BYTES: Final = "application/octet-stream"
 FOR_GOOD: Final = "max-age=31536000, immutable"
@@ -336,10 +335,7 @@ async def follow_blocks(
             length = await service.require_place(start or 0)
             tip = await node.tip(length if start is None else start)
         follow = node.follow_changes(tip, _as_changes, seconds=HEARTBEAT_SECONDS)
-    if request.method == "HEAD":
-        return Response(media_type=EVENTS)
-    headers = {"X-Accel-Buffering": "no"}  # nginx would hold blocks back
-    return StreamingResponse(_events(service, follow), headers=headers, media_type=EVENTS)
+    return stream(request, _events(service, follow))
 
 
 _Shown = tuple[bytes, bool]

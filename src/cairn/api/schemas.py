@@ -272,6 +272,10 @@ SCHEMAS: Final[dict[str, Any]] = {
             "bytes": _integer("Of all entries, salts included."),
             "blocks_per_second": {"type": "number", "description": "Mean of the last minute."},
             "assurance": {"type": "string", "enum": ["chained", "signed", "witnessed"]},
+            "contradiction": {
+                "type": ["string", "null"],
+                "description": "Why nothing more is signed: it is not the chain that was.",
+            },
             "validation": {
                 "description": "The last one by this node, or null.",
                 "oneOf": [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from cairn.api.bodies import Body
 from cairn.api.bounds import Bounds
@@ -25,8 +25,17 @@ from cairn.node import Node
 Result = TypeVar("Result")
 
 JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
 INLINE_BYTES: Final = 2**16
 """Bytes of a body that the event loop handles itself: less than a millisecond of work."""
+
+
+def stream(request: Request, events: AsyncGenerator[bytes, None]) -> Response:
+    """Return the answer with server-sent events (WHATWG HTML, section 9.2)."""
+    if request.method == "HEAD":
+        return Response(media_type=EVENTS)
+    headers = {"X-Accel-Buffering": "no"}  # nginx would hold them back
+    return StreamingResponse(events, headers=headers, media_type=EVENTS)
 
 
 @dataclass(frozen=True)

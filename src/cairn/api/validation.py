@@ -10,13 +10,13 @@ from typing import Final
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from cairn.api.bounds import HEARTBEAT_SECONDS
 from cairn.api.operations import Operation, Parameter
 from cairn.api.problems import of_error
 from cairn.api.schemas import ref
-from cairn.api.service import JSON, Service
+from cairn.api.service import EVENTS, JSON, Service, stream
 from cairn.core.errors import CairnError
 from cairn.core.rules import NUMBERS
 from cairn.explorer.blocks import Card
@@ -24,7 +24,6 @@ from cairn.explorer.rules import MEANINGS
 from cairn.ledger import Ledger
 from cairn.node.validator import Progress
 
-EVENTS: Final = "text/event-stream"
 DATA_SHOWN: Final = 500
 """Characters of the data of a block that are shown in a chain of blocks."""
 
@@ -70,10 +69,7 @@ async def watch_validation(service: Service, request: Request) -> Response:
     is `report`, as from `/validate`; or `failed`, a problem: there is no verdict. Who comes again
     after it starts another run.
     """
-    if request.method == "HEAD":
-        return Response(media_type=EVENTS)
-    headers = {"X-Accel-Buffering": "no"}  # nginx would hold it back
-    return StreamingResponse(_events(service), headers=headers, media_type=EVENTS)
+    return stream(request, _events(service))
 
 
 async def _events(service: Service) -> AsyncGenerator[bytes, None]:
@@ -94,7 +90,8 @@ async def _events(service: Service) -> AsyncGenerator[bytes, None]:
 
 def _around(ledger: Ledger, at: int) -> list[Card]:
     """Return what stands in the store at a place, before and after it, as far as it can be read."""
-    cards = [Card.read(ledger, place, DATA_SHOWN) for place in range(max(at - 1, 0), at + 2)]
+    places, final = range(max(at - 1, 0), at + 2), ledger.final
+    cards = [Card.read(ledger, place, DATA_SHOWN, final) for place in places]
     return cards if cards[-1].block else cards[:-1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from cairn.core.block import Block
@@ -65,22 +66,29 @@ class Card(NamedTuple):
 
     place: int
     block: ShownBlock | None
-    why: str = ""
+    why: str
     """Why it cannot be read, if it cannot: a sentence."""
-    final: bool = True
+    final: bool
+    """Whether it can no longer change."""
+    state: str = ""
+    """What it is marked as: bad, or follows, after one that is bad."""
+    note: str = ""
+    """What is to be said of it: a sentence."""
+    gone: bool = False
+    """Whether a block was there, and was cut off."""
 
     @property
     def key(self) -> str:
-        """What is another one when something else is shown."""
-        return f"{self.place} {self.block and self.block.facts['hash']} {self.final}"
+        """What is another one when anything else is shown."""
+        return blake2b(repr(self).encode(errors="replace"), digest_size=8).hexdigest()
 
     @classmethod
-    def read(cls, ledger: Ledger, place: int, limit: int, *, final: bool = True) -> Card:
-        """Read what is there, and so many characters of its data."""
+    def read(cls, ledger: Ledger, place: int, limit: int, final: int) -> Card:
+        """Read what is there, and so many characters of its data; `final` blocks are final."""
         try:
-            return cls(place, ShownBlock.of(ledger[place], limit), final=final)
+            return cls(place, ShownBlock.of(ledger[place], limit), "", place < final)
         except CairnError as error:
-            return cls(place, None, f"{error}.", final)
+            return cls(place, None, f"{error}.", place < final)
 
 
 def _beginning(block: Block, limit: int) -> tuple[str, bool]:

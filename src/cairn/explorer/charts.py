@@ -5,8 +5,8 @@ percentages, and what is drawn between them lies in an inner picture that is str
 
 Classes, for a stylesheet: `plot` the picture, whose padding is the room for labels beside it;
 `axis` its base; `tick` lines across at the labelled values; `label` and `note` text; `line` what is
-drawn, the second one also `second`; `dot` a single value; `wanted` what was aimed at. Without one,
-everything is in the colour of the text.
+drawn, the second one also `second`; `dot` a single value; `wanted` what was aimed at; `mark` a
+chosen place. Without one, everything is in the colour of the text.
 """
 
 from __future__ import annotations
@@ -141,17 +141,22 @@ def line(
     y: str,
     log: bool = False,
     show: _Show = digits,
+    across: Sequence[float] = (),
+    up: Sequence[float] = (),
+    mark: float | None = None,
 ) -> Chart:
     """Draw lines through points, of one or two series. x is whole.
 
     `x` and `y` name what is drawn. With `log`, y has a logarithmic scale, from which values that
-    are not positive are missing. `show` writes a value of y.
+    are not positive are missing. `show` writes a value of y. The axes have room for the values of x
+    in `across` and of y in `up`, drawn or not: with them, they stay the same whatever is drawn. An
+    upright line, and a dot on each other one, are at the x of `mark`.
     """
     points = [point for one in series for point in one.points if point is not None]
-    across = _numbers(x, [place for place, _ in points])
-    values = [value for _, value in points]
-    up = _logarithmic(y, values, show) if log else _linear(y, values, show)
-    return _chart(title, series, across, up)
+    along = _numbers(x, [*across, *(place for place, _ in points)])
+    values = [*up, *(value for _, value in points)]
+    rising = _logarithmic(y, values, show) if log else _linear(y, values, show)
+    return _chart(title, series, along, rising, mark=mark)
 
 
 def _usable(samples: Iterable[Sample]) -> list[Sample]:
@@ -396,6 +401,7 @@ def _chart(
     *,
     wanted: float | None = None,
     needles: bool = False,
+    mark: float | None = None,
 ) -> Chart:
     series = [one for one in series if _drawn(one)]
     if not series:
@@ -411,6 +417,8 @@ def _chart(
         parts.append(_wanted(wanted, y))
     if not needles:
         parts += [dot for one in series for dot in _dots(one, x, y)]
+    if mark is not None:
+        parts += _marked(series, x, y, mark)
     parts += _names(series)
     return Chart(_picture(title, _said(series, x, y), parts), _table(series, x, y))
 
@@ -500,13 +508,28 @@ def _look(number: int) -> tuple[str, Markup]:
 
 def _dots(series: Series, x: _Axis, y: _Axis) -> list[Markup]:
     """Draw the points of a series that no line goes to or from."""
-    form = '<circle class="dot" cx="{}%" cy="{}" r="3" fill="currentColor"/>'
     places = [None, *(_placed(point, x, y) for point in series.points), None]
     return [
-        Markup(form).format(_n(100 * place[0]), _n(_height(place[1])))
+        _dot(place)
         for before, place, after in zip(places, places[1:], places[2:], strict=False)
         if place and not before and not after
     ]
+
+
+def _dot(place: Point) -> Markup:
+    form = '<circle class="dot" cx="{}%" cy="{}" r="3" fill="currentColor"/>'
+    return Markup(form).format(_n(100 * place[0]), _n(_height(place[1])))
+
+
+def _marked(series: Sequence[Series], x: _Axis, y: _Axis, mark: float) -> list[Markup]:
+    """Draw an upright line at a place, and a dot on each line there."""
+    form = (
+        '<line class="mark" x1="{0}%" x2="{0}%" y1="{1}" y2="{2}" stroke="currentColor" '
+        'stroke-opacity="0.5"/>'
+    )
+    points = [_placed(point, x, y) for one in series for point in _drawn(one) if point[0] == mark]
+    upright = Markup(form).format(_n(100 * x.place(mark)), TOP, BASE)
+    return [upright, *(_dot(point) for point in points if point)]
 
 
 def _names(series: Sequence[Series]) -> list[Markup]:

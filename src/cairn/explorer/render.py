@@ -11,9 +11,8 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cairn.core.block import rfc3339
 from cairn.explorer import shown
-from cairn.explorer.blocks import short
+from cairn.explorer.blocks import SALTS_SHOWN, short
 
 _ENVIRONMENT: Final = Environment(
     loader=PackageLoader("cairn.explorer"),
@@ -28,11 +27,11 @@ _ENVIRONMENT.filters |= {
     "json": lambda value, indent=None: json.dumps(value, indent=indent),
     "plain": shown.plain,
     "rate": shown.rate,
-    "rfc3339": rfc3339,
     "seconds": shown.seconds,
     "short": short,
     "size": shown.size,
 }
+_ENVIRONMENT.globals["SALTS_SHOWN"] = SALTS_SHOWN
 
 STATIC: Final = {
     file.name: (file.read_bytes(), types_map[f".{file.name.rpartition('.')[2]}"])

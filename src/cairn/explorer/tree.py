@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
-ShownBlock = Mapping[str, Any]
+TreeBlock = Mapping[str, Any]
 
 WIDTH: Final = 92
 """Of a block; so with the height."""
@@ -31,7 +31,7 @@ BEND: Final = 10
 class Placed:
     """A block and where its upper left corner is."""
 
-    block: ShownBlock
+    block: TreeBlock
     x: int
     y: int
     is_head: bool
@@ -64,17 +64,17 @@ class Drawing:
     """The highest fork first."""
 
 
-def drawing(blocks: Sequence[ShownBlock]) -> Drawing:
+def drawing(blocks: Sequence[TreeBlock]) -> Drawing:
     """Lay out a tree of at least one block of the chain."""
     chain = [block for block in blocks if block["status"] != "side"]
     runs = _runs([block for block in blocks if block["status"] == "side"])
     rows = {block["hash"]: 0 for block in chain} | _rows(runs)
     newest = max(block["index"] for block in blocks)
 
-    def x(block: ShownBlock) -> int:
+    def x(block: TreeBlock) -> int:
         return MARGIN + STEP * int(newest - block["index"])
 
-    def y(block: ShownBlock) -> int:
+    def y(block: TreeBlock) -> int:
         return TOP + ROW * rows[block["hash"]]
 
     placed = [Placed(block, x(block), y(block), block is chain[-1]) for block in blocks]
@@ -109,10 +109,10 @@ def _to(x: int, down: int) -> str:
     return f"H{x + WIDTH // 2 - BEND}q{BEND} 0 {BEND} {sign * BEND}v{sign * rest}"
 
 
-def _runs(sides: Iterable[ShownBlock]) -> list[list[ShownBlock]]:
+def _runs(sides: Iterable[TreeBlock]) -> list[list[TreeBlock]]:
     """Return side blocks in runs of such as follow one another, the highest fork first."""
-    runs: list[list[ShownBlock]] = []
-    ends: dict[str, list[ShownBlock]] = {}  # by the hash of their last block
+    runs: list[list[TreeBlock]] = []
+    ends: dict[str, list[TreeBlock]] = {}  # by the hash of their last block
     for block in sorted(sides, key=lambda block: block["index"]):
         run = ends.pop(block["previous_hash"], [])
         if not run:
@@ -122,7 +122,7 @@ def _runs(sides: Iterable[ShownBlock]) -> list[list[ShownBlock]]:
     return sorted(runs, key=lambda run: -run[0]["index"])
 
 
-def _rows(runs: Iterable[Sequence[ShownBlock]]) -> dict[str, int]:
+def _rows(runs: Iterable[Sequence[TreeBlock]]) -> dict[str, int]:
     """Return how far under the chain each side block is.
 
     A run takes the first row in which it has room. As the highest forks come first, and rows are

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cairn.lab.playground import Act, Done
+from cairn.core.rules import Failure
+from cairn.lab.playground import CUTS, Done
 from cairn.report import Report
 
 
@@ -15,6 +16,11 @@ class Caught(NamedTuple):
     chain_holds: bool
     """Whether the chain alone breaks no rule: only who remembers it can tell."""
     why: str
+
+    @property
+    def failure(self) -> Failure | None:
+        """What was found; None: nothing."""
+        return self.report.failure
 
     @classmethod
     def of(cls, done: Done, report: Report) -> Caught:
@@ -40,7 +46,7 @@ def _why(done: Done, report: Report) -> str:
         )
     key = failure.rule
     if key == "head":
-        key = "cut" if done.act in (Act.CUT, Act.TRUNCATE) else key
+        key = "cut" if done.act in CUTS else key
     return _WHY[key].format(at=at, before=at - 1, expected=failure.expected, found=failure.found)
 
 

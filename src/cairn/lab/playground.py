@@ -19,11 +19,11 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.canonical import parse
-from cairn.core.errors import CairnError, NoSuchBlockError, UsageError
+from cairn.core.errors import CairnError, DamagedError, NoSuchBlockError, UsageError
 from cairn.lab.attacks import Fork, show_two_histories
 from cairn.lab.tampering import Forgery, Stored, changing, made_up, rechain
 from cairn.ledger import Ledger
@@ -37,6 +37,10 @@ MOST_ACTS: Final = 1000
 """Acts that can be undone."""
 MOST_COPIES: Final = 20
 """Of them, those for which a copy is kept, of some 20 MB each."""
+MOST_BYTES: Final = 2**26
+"""Bytes of blocks that are kept in memory to put them back; with one block more, at most."""
+MOST_SAID: Final = 4000
+"""Bytes of what a block has recorded that are kept to be shown: the beginning."""
 
 
 class Act(StrEnum):
@@ -56,26 +60,43 @@ class Act(StrEnum):
 
 IN_PLACE: Final = frozenset({Act.EDIT, Act.REHASH})
 """They change one block where it lies."""
+CUTS: Final = frozenset({Act.CUT, Act.TRUNCATE})
+"""They leave less blocks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Done:
-    """An act, as it was done."""
+    """An act, as it was done. No two are equal."""
 
     act: Act
     index: int
     """The first block that was changed, or cut off."""
     length: int
     """Blocks of the ledger before."""
-    before: Block | None
-    """That block, before; None where it could not be read."""
-    after: Block | None
-    """And after; None where there is none any more."""
+    said: bytes
+    """The beginning of what that block had recorded, as JSON; nothing where it cannot be read."""
 
     @property
     def changed(self) -> int:
         """Blocks that were changed or cut off."""
         return 1 if self.act in IN_PLACE else self.length - self.index
+
+    @property
+    def replaced_from(self) -> int | None:
+        """From which position on other blocks follow since, or none; None if it was one in place.
+
+        The same holds when it is undone.
+        """
+        return None if self.act in IN_PLACE else self.index
+
+
+class _Undo(NamedTuple):
+    """How an act is undone."""
+
+    done: Done
+    put_back: Callable[[], None]
+    kept: int
+    """Bytes in memory that it takes."""
 
 
 class Playground:
@@ -89,12 +110,12 @@ class Playground:
         self._ledger = ledger
         self._directory = directory
         self._aside = directory.with_name(f"{directory.name}-before")
-        self._done: list[tuple[Done, Callable[[], None]]] = []
+        self._undo: list[_Undo] = []
 
     @property
     def done(self) -> list[Done]:
         """What was done and not undone, in order."""
-        return [done for done, _ in self._done]
+        return [one.done for one in self._undo]
 
     def edit(self, index: int, text: bytes, *, rehash: bool = False) -> Done:
         """Let block `index` record the value of a JSON text; with `rehash`, as if it always had.
@@ -116,12 +137,12 @@ class Playground:
         """Let a block that is chosen at random record something else.
 
         Raises:
-            NoSuchBlockError: what is chosen was cut off, time and again.
+            DamagedError, NoSuchBlockError: what is chosen was cut off, time and again.
         """
         for tries_left in reversed(range(RANDOM_TRIES)):
             try:
                 return self._edit(Act.EDIT, *made_up(self._ledger, choose))
-            except NoSuchBlockError:
+            except (DamagedError, NoSuchBlockError):
                 if not tries_left:
                     raise
         raise AssertionError
@@ -142,27 +163,26 @@ class Playground:
             rechain(blocks, after=stored.block(index - 1) if index else None)
             stored.follow(index, blocks)
             stored.cover_tracks(index)
-        return self.done[-1]
+        return self._undo[-1].done
 
     def truncate(self, length: int, *, cover_tracks: bool) -> Done:
         """Leave so many blocks; with `cover_tracks`, no record says that there were more.
 
         Raises:
-            NoSuchBlockError: there are no more than that, or it is none.
-            UsageError: more than `MOST_REWRITTEN` would go; or it is a work ledger.
+            NoSuchBlockError: there are no more than that.
+            UsageError: nothing would be left, or more than `MOST_REWRITTEN` would go; or it is a
+                work ledger.
         """
         self._require_instant("its node goes by what it remembers of the chain, and by its peers")
-        if not 0 < length < len(self._ledger):
-            raise NoSuchBlockError(
-                f"from 1 to {len(self._ledger) - 1} blocks can be left of {len(self._ledger)}, "
-                f"not {length}"
-            )
+        if length == 0:
+            raise UsageError("block 0 stays: it says what ledger this is")
+        self._require_there(length)
         self._require_few(length, "would be cut off")
         with self._acting(Act.TRUNCATE if cover_tracks else Act.CUT, length) as stored:
             stored.follow(length, [])
             if cover_tracks:
                 stored.cover_tracks(length)
-        return self.done[-1]
+        return self._undo[-1].done
 
     def fork(self) -> Fork:
         """Show two people two histories that are both signed, of copies. Nothing is changed here.
@@ -191,13 +211,13 @@ class Playground:
         Raises:
             UsageError: there is none.
         """
-        if not self._done:
+        if not self._undo:
             raise UsageError("nothing was done that could be undone")
-        done, put_back = self._done[-1]
+        last = self._undo[-1]
         with self._ledger.tampering():
-            put_back()
-        self._done.pop()
-        return done
+            last.put_back()
+        self._undo.pop()
+        return last.done
 
     def _edit(self, act: Act, index: int, texts: Sequence[bytes]) -> Done:
         with self._acting(act, index) as stored:
@@ -206,13 +226,14 @@ class Playground:
             if act == Act.REHASH:
                 block.rehash()
             stored.put(index, block)
-        return self.done[-1]
+        return self._undo[-1].done
 
     def _texts(self, index: int, text: bytes) -> list[bytes]:
         """Return the canonical JSON of each value that a block is to record."""
         encoder, block = self._ledger.encoder, self._block(index)
+        self._require_there(index)
         if block is None:
-            raise NoSuchBlockError(f"there is no block {index}; there are {len(self._ledger)}")
+            raise NoSuchBlockError(f"block {index} cannot be read, or was cut off")
         texts = [encoder.text(text)]
         if block.is_batch:
             values = parse(texts[0])
@@ -226,6 +247,11 @@ class Playground:
     def _require_instant(self, why: str) -> None:
         if self._ledger.is_mined:
             raise UsageError(f"that is for instant ledgers, and this is a work ledger: {why}")
+
+    def _require_there(self, index: int) -> None:
+        length = len(self._ledger)
+        if not 0 <= index < length:
+            raise NoSuchBlockError(f"there is no block {index}: the last is {length - 1}")
 
     def _require_few(self, index: int, what: str) -> None:
         if len(self._ledger) - index > MOST_REWRITTEN:
@@ -245,9 +271,16 @@ class Playground:
         length = len(self._ledger)
         is_in_place = act in IN_PLACE
         copies = sum(done.act not in IN_PLACE for done in self.done)
-        if len(self._done) >= MOST_ACTS or (not is_in_place and copies >= MOST_COPIES):
+        is_too_much = len(self._undo) >= MOST_ACTS or (
+            sum(one.kept for one in self._undo) >= MOST_BYTES
+            if is_in_place
+            else copies >= MOST_COPIES
+        )
+        if is_too_much:
             raise UsageError("so much was done here that more could not be undone: undo some of it")
         before = self._block(index)
+        said = before.data_json()[:MOST_SAID] if before else b""
+        kept = before.header.size if before and is_in_place else 0
         with self._ledger.tampering():
             put_back = self._put_back(index) if is_in_place else self._restore()
             try:
@@ -256,8 +289,7 @@ class Playground:
             except BaseException:
                 put_back()
                 raise
-        done = Done(act, index, length, before, self._block(index))
-        self._done.append((done, put_back))
+        self._undo.append(_Undo(Done(act, index, length, said), put_back, kept))
 
     def _put_back(self, index: int) -> Callable[[], None]:
         """Return what stores a block again as it is now, wherever it lies then."""
@@ -274,7 +306,7 @@ class Playground:
 
     def _restore(self) -> Callable[[], None]:
         """Return what makes all that is stored what it is now, of a copy that is made of it."""
-        copy = self._aside / str(len(self._done))
+        copy = self._aside / str(len(self._undo))
         shutil.rmtree(copy, ignore_errors=True)
         _copy(self._directory, copy)
 

@@ -60,7 +60,9 @@ from cairn.store.interface import Pooled, Store
 from cairn.store.memory import MemoryStore
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow  # type: ignore[import-untyped]
+    from numpy.typing import NDArray
 
 
 MAX_REASON: Final = 1000
@@ -469,6 +471,7 @@ class Ledger:
 
         Raises:
             NoSuchBlockError: there is none (it is an `IndexError`, too).
+            DamagedError: there should be one, which cannot be read, or is missing.
         """
         if isinstance(index, slice):
             positions = range(*index.indices(len(self)))
@@ -477,9 +480,11 @@ class Ledger:
             return [self[i] for i in positions]
         position = index if index >= 0 else index + len(self)
         block = self._store.get(position) if position >= 0 else None
-        if block is None:
-            raise NoSuchBlockError(f"there is no block {index}; the ledger has {len(self)}")
-        return block
+        if block is not None:
+            return block
+        if 0 <= position < len(self):
+            raise DamagedError(f"block {position} is missing; the ledger has {len(self)}")
+        raise NoSuchBlockError(f"there is no block {index}; the ledger has {len(self)}")
 
     def __iter__(self) -> Iterator[Block]:
         return (block for segment in self.scan() for block in segment.blocks())
@@ -492,6 +497,24 @@ class Ledger:
             return None
         position = self._store.find(raw) if len(raw) == 32 else None
         return None if position is None else self[position]
+
+    def headers(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the stored headers of the blocks from `start` to `stop`, `(n, 104)`, in memory.
+
+        Without the rest of the blocks, so it is quick however large they are.
+
+        Raises:
+            DamagedError: one of them is not there.
+        """
+        return self._store.headers(start, stop)
+
+    def hashes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return their stored hashes, `(n, 32)`, as `headers` does.
+
+        Raises:
+            DamagedError: one of them is not there.
+        """
+        return self._store.hashes(start, stop)
 
     def scan(self, start: int = 0, stop: int | None = None) -> Iterator[Segment]:
         """Yield the blocks from `start` to `stop` (by default all there are now) as segments.

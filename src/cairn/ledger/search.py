@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 
 from cairn.core.block import Block
 from cairn.core.entry import SALT_BYTES
-from cairn.core.errors import DamagedError, NoSuchBlockError
-from cairn.core.header import LIMIT_63
+from cairn.core.errors import DamagedError
+from cairn.core.header import LIMIT_63, Header
 from cairn.core.segment import Segment
 from cairn.ledger.ledger import Ledger, now_us
 
@@ -21,6 +21,8 @@ PAGE_BYTES: Final = 2**18
 """Bytes of entries on a page, about: bounds the memory that a reader takes, except one of a large
 entry."""
 
+NEAR: Final = 64
+"""Blocks at the end among which a time is looked for first."""
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -76,8 +78,17 @@ def find_blocks(
 
 
 def first_at(ledger: Ledger, timestamp: int) -> int:
-    """Return the position of the first block at or after `timestamp` (µs); times never fall."""
-    return bisect_left(range(len(ledger)), timestamp, key=lambda i: _timestamp(ledger, i))
+    """Return the position of the first block at or after `timestamp` (µs); times never fall.
+
+    What is recent is found without looking at what is old.
+    """
+    stop, step = len(ledger), NEAR
+    while stop > 0 and _timestamp(ledger, max(stop - step, 0)) >= timestamp:
+        stop, step = max(stop - step, 0), 2 * step
+    start = max(stop - step, 0)
+    return start + bisect_left(
+        range(start, stop), timestamp, key=lambda position: _timestamp(ledger, position)
+    )
 
 
 def moment(text: str) -> int:
@@ -104,11 +115,12 @@ def moment(text: str) -> int:
 def _timestamp(ledger: Ledger, position: int) -> int:
     """Return the timestamp (µs) of a block; of one that was taken off since, one after all."""
     try:
-        return ledger[position].header.timestamp
-    except NoSuchBlockError:
+        [row] = ledger.headers(position, position + 1)
+    except DamagedError:
         if position < len(ledger):
             raise
         return LIMIT_63
+    return Header.unpack(row.tobytes()).timestamp
 
 
 def _matches(segment: Segment, text: str) -> list[int]:

@@ -103,6 +103,12 @@ class Checkpoints:
             self._task = asyncio.create_task(self._run())
         self._wanted.set()
 
+    @property
+    def contradiction(self) -> str | None:
+        """Why nothing more is signed, if the chain is not the one that was; or breaks a rule."""
+        ended = isinstance(self._failure, InconsistentError | InvalidChainError)
+        return str(self._failure) if ended else None
+
     async def covering(self, size: int) -> Note:
         """Return the published checkpoint, once it is of at least so many blocks.
 

@@ -86,7 +86,7 @@ class Node:
         self._appender = Appender(self.ledger, self._committed)
         self._grown = asyncio.Event()  # set, and replaced by a new one, by every commit
         self._stopping = False
-        self._tampered = 0  # times that what is stored was changed by `tamper`
+        self._replaced: list[int] = []  # by each `tamper`: from where on other blocks follow
         self._latest: tuple[int, Callable[..., Any], asyncio.Future[Any]] | None = None
         self._told: tuple[Tip, asyncio.Event, asyncio.Future[Any]] | None = None
         self.length = len(self.ledger)
@@ -238,20 +238,23 @@ class Node:
         """What the last validation found, since the node was started."""
         return self._validator.last
 
-    async def tamper(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` returns, which changes what is stored: for the lab.
+    async def tamper(self, work: Callable[[], tuple[Result, int | None]]) -> Result:
+        """Return the first of what `work` returns, which changes what is stored: for the lab.
 
-        It keeps who writes waiting itself (`Ledger.tampering`). Who follows, and has been told of
-        more blocks than there are then, is told of those that come in their place.
+        The second is the position from which on there are other blocks now, or none; None: what was
+        changed lies where it lay. Who follows is told of what comes from there on. `work` keeps who
+        writes waiting itself (`Ledger.tampering`).
         """
         loop = asyncio.get_running_loop()
 
         def change() -> Result:
+            replaced: int | None = None
             try:
-                return work()
+                result, replaced = work()
+                return result
             finally:
-                lengths = len(self.ledger), self.ledger.final
-                loop.call_soon_threadsafe(self._note_tampering, *lengths)
+                length, final = len(self.ledger), self.ledger.final
+                loop.call_soon_threadsafe(self._note_tampering, length, final, replaced)
 
         return await self._appender.between(change)
 
@@ -263,11 +266,12 @@ class Node:
         None when none has come for so many `seconds`. Ends when the node stops. Holds no queue: one
         who is slow reads later. Those who keep up share the reading and the showing.
         """
-        tampered = self._tampered
+        seen = len(self._replaced)
         while not self._stopping:
             grown = self._grown
-            if tampered != self._tampered:
-                tampered, start = self._tampered, min(start, self.final)
+            if seen < len(self._replaced):
+                start = min(start, self.final, *self._replaced[seen:])
+                seen = len(self._replaced)
             if start < self.final:
                 start, shown = await self._shared(start, show)
                 yield shown
@@ -294,12 +298,16 @@ class Node:
         following, shown = await asyncio.shield(latest[2])
         return following, shown
 
-    async def changes_after(self, least: float, most: float) -> bool:
-        """Wait until something is recorded, between `least` and `most` seconds; False: we stop."""
-        grown = self._grown
+    @property
+    def growth(self) -> asyncio.Event:
+        """What is set with the next block; or already is, of one who has asked before."""
+        return self._grown
+
+    async def wait(self, growth: asyncio.Event, least: float, most: float) -> bool:
+        """Wait for `growth`, between `least` and `most` seconds; False: the node stops."""
         await asyncio.sleep(least)
         with suppress(TimeoutError):
-            await asyncio.wait_for(grown.wait(), most - least)
+            await asyncio.wait_for(growth.wait(), most - least)
         return not self._stopping
 
     async def tip(self, length: int) -> Tip:
@@ -428,11 +436,14 @@ class Node:
         self._announce()
         self.committed(appends, seconds)
 
-    def _note_tampering(self, length: int, final: int) -> None:
-        """Note that what is stored was changed, and how much there is now."""
+    def _note_tampering(self, length: int, final: int, replaced: int | None) -> None:
+        """Note that what is stored was changed: how much there is now, and from where on it is new.
+
+        It may be that nothing was changed but in its place.
+        """
         if self.peering is None:
             self.length, self.final = length, final
-        self._tampered += 1
+        self._replaced.append(length if replaced is None else replaced)
         self._latest = self._told = None
         self._announce()
 

@@ -3,8 +3,9 @@
 //
 // What is found comes as a list of steps, { part, name, holds, expected, found }, the last two as
 // text. `holds` is null where it cannot be said. `part` is "header", "hash", "data", "links" or
-// "signature". A block as shown is { place, header, salts, facts, text, whole }: header and salts in
-// hex, facts as pairs of name and text, the text of its data and whether that is all of it.
+// "signature". A block as shown is { place, header, salts, facts, words, text, whole, waits }: header
+// and salts in hex, facts as pairs of name and text, what is said of them in words as such pairs, the
+// text of its data and whether that is all of it, and whether it is said not to be final.
 
 import {
   LEAF, LOG, NODE, NotProved, hex, isHex, parseHeader, parseKey, parseNote, sha256, unhex, utf8, verifySignatures,
@@ -13,6 +14,7 @@ import {
 export const KINDS = ["value", "batch", "record"];
 const VALUE = 0, BATCH = 1, RECORD = 2;
 const SALT_BYTES = 16, HEADER_DIGITS = 208;
+const SALTS_SHOWN = 100; // of a block, on its page
 const LIMIT_63 = 2n ** 63n; // no index or timestamp reaches it
 const EASIEST = 0x207fffff; // target that every second hash meets
 const AT_ONCE = 256; // hashes that are asked for together: the page stays quick meanwhile
@@ -109,6 +111,33 @@ export async function checkHeader({ place, header: shown, facts }) {
   return { steps, header, bytes, hash };
 }
 
+// Blocks of a ledger are mined all of them, genesis among them, or none is. One that is not is final
+// at once, so that there is a signature over it.
+export const isMined = ({ bits }) => bits !== 0;
+
+// What is said of a block in words, by name.
+function wordsOf(header, { place, waits }) {
+  const batch = isMined(header) ? "mined batch" : "batch", { kind } = header;
+  const tagged = (text, tag) => [text, tag, waits && "not final yet"].filter(Boolean).join(" ");
+  return {
+    title: `Block ${place}`,
+    heading: tagged(`Block ${place}`, place === 0n && "genesis"),
+    when: tagged(rfc3339(header.time), [null, batch, "record of the ledger"][kind]),
+    kind: ["one value", batch, "record of the ledger"][kind] ?? "not a kind that there is",
+  };
+}
+
+const onOneLine = (text) => text.replace(/\s+/g, " ").trim();
+
+// Checks what is said in words, but for the salts.
+export function checkWords(header, { words, ...shown }) {
+  const right = wordsOf(header, shown);
+  const steps = words.map(([name, text]) => step("header", `${name}: the words are those for this block`, right[name] ?? "none", onOneLine(text)));
+  if (shown.waits) // it would have to be mined to wait for others
+    steps.push(step("header", "what is not mined is final at once", "final", isMined(header) ? "final" : "not final yet"));
+  return steps;
+}
+
 // Links: `before` and `after` are the headers of the blocks beside it in hex, or null.
 export async function checkLinks({ header, hash }, before, after) {
   const steps = [];
@@ -121,6 +150,7 @@ export async function checkLinks({ header, hash }, before, after) {
       step("links", `the block before has index ${index}`, index, previous?.index),
       step("links", "the block before is not later", `at most ${header.time}`, previous?.time,
         previous?.time <= header.time),
+      sealedAlike(header, previous, "before"),
     );
   }
   if (after !== null) {
@@ -129,9 +159,25 @@ export async function checkLinks({ header, hash }, before, after) {
       step("links", `block ${index} has this hash as its previous_hash`, hex(hash),
         next ? hex(next.previousHash) : "not a header"),
       step("links", `the block after has index ${index}`, index, next?.index),
+      sealedAlike(header, next, "after"),
     );
   }
   return steps;
+}
+
+// Checks that places of a list, as text, follow one another. Returns pairs of a place and the step that
+// fails there.
+export function checkPlaces(places, goUp) {
+  return places.slice(1).flatMap((place, i) => {
+    const before = places[i], wanted = /^\d+$/.test(before) ? BigInt(before) + (goUp ? 1n : -1n) : "a number";
+    const next = step("links", `block ${wanted} is the next that is shown`, wanted, place, String(wanted) === place);
+    return next.holds ? [] : [[before, next]];
+  });
+}
+
+function sealedAlike(header, other, where) {
+  const words = (mined) => mined ? "mined" : "not mined";
+  return step("links", `the block ${where} is ${words(isMined(header))}, too`, words(isMined(header)), other ? words(isMined(other)) : "not a header");
 }
 
 // Data
@@ -155,6 +201,16 @@ export async function treeLevels(leaves) {
     levels.push(below.length % 2 ? [...level, below.at(-1)] : level);
   }
   return levels;
+}
+
+// Checks what stands in the place of a value that was erased.
+export const checkErased = ({ dataRoot }, { text }) =>
+  step("data", "the data shown is what is left of an erased value", `{"erased":"${hex(dataRoot)}"}`, text.replace(/\s/g, ""));
+
+// Checks the salts that are shown, as text: the first of these.
+export function checkSalts(salts, text) {
+  const more = salts.length > SALTS_SHOWN ? [`and ${salts.length - SALTS_SHOWN} more`] : [];
+  return step("data", "the salts shown are the salts", [...salts.slice(0, SALTS_SHOWN), ...more].join(" "), onOneLine(text));
 }
 
 // Checks the entries of a block: `texts` are their exact bytes, without salts. Returns { steps,
