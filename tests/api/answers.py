@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import httpx
 
-from cairn.api.docs import VERIFY_CSP
 from cairn.api.guard import HEADERS
 from cairn.api.html import CSP
+from cairn.api.verify import VERIFY_CSP
 from tests.api.servers import Answer
 
 PROBLEM: Final = "application/problem+json"

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from cairn import Ledger
-from cairn.api.docs import RECEIPT_MODULE
+from cairn.api.verify import RECEIPT_MODULE
 from cairn.core.block import Block, rfc3339
 from cairn.core.canonical import canonical, parse
 from cairn.core.entry import Entry

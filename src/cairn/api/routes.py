@@ -18,9 +18,10 @@ from cairn.api import network
 from cairn.api.bodies import canonical_lines, canonical_text
 from cairn.api.bounds import HEARTBEAT_SECONDS, PAGE_BLOCKS, WAIT_SECONDS
 from cairn.api.budget import Answer, pieces
-from cairn.api.docs import VERIFY_CSP, VERIFY_PAGE
 from cairn.api.explorer import OPERATIONS as EXPLORER
-from cairn.api.explorer import block_page, entry_page, found_page, home_page
+from cairn.api.explorer import block_page, entry_page, found_page
+from cairn.api.home import OPERATIONS as HOME
+from cairn.api.home import home_page
 from cairn.api.html import HTML
 from cairn.api.lab import OPERATIONS as LAB
 from cairn.api.operations import Operation, Parameter, document
@@ -29,6 +30,7 @@ from cairn.api.problems import ProblemError, bad_request
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service, stream
 from cairn.api.validation import OPERATIONS as VALIDATION
+from cairn.api.verify import VERIFY_CSP, VERIFY_PAGE
 from cairn.core.errors import CairnError, ErasedError, FormatError, NoSuchBlockError, ProofError
 from cairn.core.header import LIMIT_63
 from cairn.ledger.search import Page, first_at, moment
@@ -49,7 +51,7 @@ what somebody got with a token."""
 
 def operations(*, lab: bool) -> list[Operation]:
     """Return the operations of a service, those of the lab too if it is one."""
-    always = [*_APPENDING, *_READING, *VALIDATION, *EXPLORER, *_RUNNING]
+    always = [*_APPENDING, *_READING, *VALIDATION, *HOME, *EXPLORER, *_RUNNING]
     return [*always, *LAB] if lab else always
 
 
