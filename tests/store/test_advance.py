@@ -150,12 +150,16 @@ def test_final_blocks_stay_and_their_number_never_falls(open_store: Open) -> Non
     assert (store.work(), store.final()) == (2**256 - 1, 8)
 
 
-def test_final_blocks_of_an_overgrown_tail_are_sealed_a_file_an_advance(
-    memory_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def seal_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
     monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
     monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+
+
+def test_final_blocks_of_an_overgrown_tail_are_sealed_a_file_an_advance(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seal_small_files(monkeypatch)
     DiskStore.create(memory_path)
     model, blocks = Model(), branch(GENESIS, "a", 40)
     with closing(DiskStore(memory_path, best_hasher())) as store:
@@ -173,9 +177,7 @@ def test_final_blocks_of_an_overgrown_tail_are_sealed_a_file_an_advance(
 def test_what_is_sealed_of_an_overgrown_tail_costs_no_search_a_look_at_the_rest(
     memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
-    monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    seal_small_files(monkeypatch)
     DiskStore.create(memory_path)
     model, blocks, read = Model(), branch(GENESIS, "a", 40), list[int]()
     with closing(DiskStore(memory_path, best_hasher())) as store:

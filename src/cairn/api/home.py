@@ -17,7 +17,7 @@ from cairn.api.operations import Operation
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service
 from cairn.core.errors import CairnError
-from cairn.core.header import Header
+from cairn.core.header import HEADER_DTYPE, Header
 from cairn.explorer import charts
 from cairn.explorer.blocks import Card
 from cairn.explorer.render import render
@@ -142,9 +142,8 @@ async def _home_charts(service: Service) -> str:
             assert seal is not None
             length = len(ledger)
             start = max(length - INTERVALS - 1, 0)
-            times = [
-                Header.unpack(row.tobytes()).timestamp for row in ledger.headers(start, length)
-            ]
+            fields = ledger.headers(start, length).view(HEADER_DTYPE)
+            times = fields["timestamp"].reshape(-1).tolist()
             drawn += [
                 ("Interval of the last blocks", charts.intervals(start, times, seal.interval)),
                 ("Interval over time", charts.mean_intervals(outline, seal.interval)),
