@@ -13,9 +13,20 @@ from cairn.core.segment import Segment
 from cairn.hashing.portable import HashlibHasher
 from cairn.ledger.chain import Chain
 from cairn.net.addresses import AddressBook
-from cairn.net.events import Action, Close, Closed, Event, Mined, Opened, Received, Send, Tick
+from cairn.net.events import (
+    Action,
+    Close,
+    Closed,
+    Dial,
+    Event,
+    Mined,
+    Opened,
+    Received,
+    Send,
+    Tick,
+)
 from cairn.net.handshake import Handshake
-from cairn.net.messages import Hello, Message, decode, encode
+from cairn.net.messages import Hello, Message, Refused, decode, encode
 from cairn.net.network import Network
 from cairn.net.pool import Pool
 from cairn.store.memory import MemoryStore
@@ -23,7 +34,7 @@ from tests.simulator.world import CheapIdentity, seal, url_of
 
 
 class Script:
-    """One who has dialled a node, and says what it is told to say."""
+    """One who has dialled a node, and says what it is told to say, if it is let in."""
 
     def __init__(self, wires: Wires, node: Network, name: str) -> None:
         self.heard: list[Message] = []
@@ -38,6 +49,8 @@ class Script:
         )
         self._link = wires.open(node, None, self)
         [hello] = self.heard
+        if isinstance(hello, Refused):
+            return
         assert isinstance(hello, Hello)
         self.say(handshake.hello())
         [proof] = handshake.take(hello)
@@ -63,6 +76,8 @@ class Wires:
         self.holds: Callable[[Network, Message], bool] = lambda sender, message: False
         """Which messages do not get through yet, by who sends them."""
         self.held: list[tuple[End, bytes]] = []
+        self.dials: list[tuple[Network, str]] = []
+        """Which nodes would have dialled what: nobody does it for them."""
         self.most_sent: Counter[int] = Counter()
         """The most bytes that an event has made a node send on each link."""
         self._ends: dict[End, End] = {}
@@ -140,6 +155,8 @@ class Wires:
         self.most_sent |= sent
 
     def _do(self, node: Network, action: Action) -> None:
+        if isinstance(action, Dial):
+            self.dials.append((node, action.url))
         if not isinstance(action, Send | Close) or (node, action.peer) not in self._ends:
             return
         end = self._ends[node, action.peer]

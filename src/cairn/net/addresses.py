@@ -269,18 +269,22 @@ class AddressBook:
             if str(address) not in self._known and self._is_for_us(address, scope, near):
                 self._hear(_Known(address, scope, configured=False, source=source), source)
 
-    def due(self, now: float, count: int) -> list[str]:
+    def is_configured(self, url: str) -> bool:
+        """Whether the operator has named it."""
+        return url in self._known and self._known[url].configured
+
+    def due(self, now: float, count: int, most: int = MAX_KNOWN) -> list[str]:
         """Return up to `count` addresses to dial now, and take them to be in use until `ended`.
 
-        First those configured, all that there are: who has filled the other places, in a network
-        that was cut in two, say, is not to keep us from them. Then those met, the last first; then
-        those heard of, from one source after the other.
+        First those configured, and of these up to `most`: who has filled the other places, in a
+        network that was cut in two, say, is not to keep us from them. Then those met, the last
+        first; then those heard of, from one source after the other.
         """
         if now < self._none_before:
             return []
         ready = [known for known in self._known.values() if self._is_due(known, now)]
         chosen = self._in_order(ready)
-        chosen = chosen[: max(count, sum(known.configured for known in ready))]
+        chosen = chosen[: min(most, max(count, sum(known.configured for known in ready)))]
         for known in chosen:
             known.in_use = True
             known.failures += 1

@@ -38,7 +38,8 @@ FEELER_SECONDS: Final = 60.0
 """When we have all the links that we want, we open another so often, to see what there is: all of
 our peers may be on one side of a network that was cut in two."""
 FEELER_KEPT_SECONDS: Final = 15.0
-"""How long that one is kept, unless we have been asked to: for what it has to tell us."""
+"""How long a link is kept that is one too many, for what it has to tell us: the last that we have
+opened goes, and none that the operator has asked for."""
 SAME_HOST: Final = 8
 """Links from one address: one machine is not to be all our peers. Loopback is not counted."""
 QUEUED_BYTES: Final = 32 * 2**20

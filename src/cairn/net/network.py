@@ -124,7 +124,6 @@ class Network:
         self._serving = Serving(self._hub)
         self._dialling: set[str] = set()
         self._felt = now  # when we last dialled more than we need, to see what there is
-        self._feelers: list[str | None] = []  # what was dialled then
         self.refusals: Counter[str] = Counter()
         """How often peers broke each rule, so that their links were closed."""
         self.halted: str | None = None
@@ -245,12 +244,23 @@ class Network:
         others = [peer for peer in self._hub.peers.values() if peer.dialled is None]
         if len(others) >= limits.PEERS - limits.DIALLED:  # one place is left for a feeler
             return f"{len(others) - 1} others have dialled this node already"
+        if self._places < 0:
+            return f"this node has {limits.PEERS} links already"
         if self._book.is_discouraged(self._hub.now, host=host):
             return "this address has broken a rule lately"
         same = sum(group_of(peer.host) == group_of(host) for peer in others)
         if same > limits.SAME_HOST and scope_of(host) != Scope.LOOPBACK:
             return f"{same - 1} links come from this address already"
         return None
+
+    @property
+    def _dialled(self) -> list[Peer]:
+        return [peer for peer in self._hub.peers.values() if peer.dialled is not None]
+
+    @property
+    def _places(self) -> int:
+        """How many links more there may be."""
+        return limits.PEERS - len(self._hub.peers) - len(self._dialling)
 
     def _may_be_peer(self, key: bytes) -> bool:
         return not self._allowed or key in self._allowed
@@ -433,23 +443,27 @@ class Network:
         self._serving.tick()
         self.relay.tick()
         self._sync.tick()
+        self._let_go()
         self._dial()
 
     def _dial(self) -> None:
         now = self._hub.now
-        dialled = [peer for peer in self._hub.peers.values() if peer.dialled is not None]
-        room = limits.DIALLED - len(dialled) - len(self._dialling)
-        for peer in dialled:
-            is_feeler = peer.dialled in self._feelers and room < 0
-            if is_feeler and now - peer.since > limits.FEELER_KEPT_SECONDS:
-                self._feelers.remove(peer.dialled)
-                self._refuse(peer, Refusal("busy", "we have seen what there is"))
+        room = limits.DIALLED - len(self._dialled) - len(self._dialling)
         feels = room <= 0 and now - self._felt > limits.FEELER_SECONDS
-        for url in self._book.due(now, 1 if feels else max(room, 0)):
+        for url in self._book.due(now, 1 if feels else max(room, 0), max(self._places, 0)):
             self._dialling.add(url)
             self._hub.actions.append(Dial(url))
             if feels:
-                self._felt, self._feelers = now, [url]
+                self._felt = now
+
+    def _let_go(self) -> None:
+        """Close the links that we have opened last, of those that we need no more."""
+        proven = [peer for peer in self._dialled if peer.handshake.ready]
+        others = [peer for peer in proven if not self._book.is_configured(peer.dialled or "")]
+        others.sort(key=lambda peer: peer.since, reverse=True)
+        for peer in others[: max(len(proven) - limits.DIALLED, 0)]:
+            if self._hub.now - peer.since > limits.FEELER_KEPT_SECONDS:
+                self._refuse(peer, Refusal("busy", "we have seen what there is"))
 
 
 def _require_left(messages: Budget, now: float) -> None:
