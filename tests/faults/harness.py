@@ -66,10 +66,18 @@ def is_of_erasing(block: Block) -> bool:
     return block.erased or block.kind == "record"
 
 
-def require_no_trace(path: Path, salt: str) -> None:
-    """Check that no file of the ledger holds an entry, by its salt."""
+def require_no_trace(path: Path, salt: str, *, is_open: bool = False) -> None:
+    """Check that no file of the ledger holds an entry, by its salt.
+
+    Not the index of the log of a ledger that is open here: where the log has no whole frame,
+    SQLite's recovery fills the index with memory that it has not cleared, until the next write.
+    This process has read the entry; one that comes after a power loss has not.
+    """
     needle = bytes.fromhex(salt)
-    holds = [file for file in path.rglob("*") if file.is_file() and needle in file.read_bytes()]
+    files = [file for file in path.rglob("*") if file.is_file()]
+    if is_open:
+        files = [file for file in files if not file.name.endswith("-shm")]
+    holds = [file for file in files if needle in file.read_bytes()]
     assert not holds, f"what was erased is in {holds}"
 
 
@@ -180,7 +188,7 @@ def judge(directory: Path, said: Said, template: Path, *, may_leave_rubbish: boo
             gone = {number for number in said.erasing if ledger[number].erased}
             assert said.erased <= gone
             for number in gone:
-                require_no_trace(directory / "ledger", said.erasing[number])
+                require_no_trace(directory / "ledger", said.erasing[number], is_open=True)
             kept = {number: at for number, at in said.acknowledged.items() if number not in gone}
             found = check(ledger, kept, said.tried)
             for number in said.keyed:
