@@ -28,10 +28,12 @@ from cairn.cli import main
 from cairn.core.entry import SALT_BYTES
 from cairn.core.header import LIMIT_63
 from cairn.core.segment import Segment
+from cairn.hashing import best_hasher
 from cairn.lab.tampering import forging
 from cairn.ledger.arrow import SCHEMA, record_batch, write_parquet
+from cairn.store.database import Database
 from cairn.store.memory import MemoryStore
-from cairn.store.sqlite import SqliteStore
+from cairn.store.tail import Tail
 from tests import builders
 from tests.core import chains
 from tests.core.test_segment import SHAPES
@@ -84,10 +86,11 @@ def directory(tmp_path: Path) -> Path:
     """A ledger with batches, on disk, in several runs."""
     path = tmp_path / "ledger"
     path.mkdir()
-    SqliteStore.create(path)
-    with closing(SqliteStore(path)) as store:
+    Database.create(path)
+    with closing(Database(path)) as database:
+        tail = Tail(database, best_hasher())
         for segment in builders.segments(builders.chain(*CONTENTS), 1, 1, 3):
-            store.append(segment, {})
+            tail.append(segment, {})
     return path
 
 

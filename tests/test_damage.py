@@ -19,8 +19,11 @@ from cairn import CairnError, DamagedError, Ledger
 from cairn.core.block import Block
 from cairn.core.header import Kind
 from cairn.core.rules import NUMBERS
+from cairn.hashing import best_hasher
 from cairn.store import flat
-from cairn.store.sqlite import FILE_NAME, SqliteStore
+from cairn.store.database import Database
+from cairn.store.directory import FILE_NAME
+from cairn.store.tail import Tail
 from tests.builders import block, chain, segments
 from tests.store import sealed
 from tests.store.sealed import cut_into_parts, database, files_of
@@ -39,10 +42,11 @@ BLOCKS = small_chain()
 
 
 def write(directory: Path, *sizes: int) -> None:
-    SqliteStore.create(directory)
-    with closing(SqliteStore(directory)) as store:
+    Database.create(directory)
+    with closing(Database(directory)) as opened:
+        tail = Tail(opened, best_hasher())
         for segment in segments(BLOCKS, *sizes):
-            store.append(segment, {})
+            tail.append(segment, {})
 
 
 def column_owner(column: str, first: int, count: int, at: int) -> int:

@@ -36,10 +36,13 @@ from cairn.core.erasure import Erasure
 from cairn.lab.tampering import Forgery, forging, rechain
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.ledger.search import find_blocks
-from cairn.store import disk, flat, sqlite
+from cairn.store import database as databases
+from cairn.store import disk, flat, stored_runs
+from cairn.store.database import Database
+from cairn.store.directory import FILE_NAME
 from cairn.store.disk import DiskStore
 from cairn.store.flat import Sealed
-from cairn.store.sqlite import SqliteStore
+from cairn.store.tail import Tail
 from tests.builders import chain
 from tests.ledger.conftest import quick_folder
 from tests.store.sealed import build, database, files_of
@@ -92,14 +95,14 @@ def memory_path() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def sqlite_overwrites_only_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """As most builds of it; some overwrite what is deleted by themselves."""
-    plain = SqliteStore._open
+    plain = Database._open
 
-    def opened(self: SqliteStore, mode: str) -> sqlite3.Connection:
+    def opened(self: Database, mode: str) -> sqlite3.Connection:
         connection = plain(self, mode)
         connection.execute("PRAGMA secure_delete = OFF").fetchone()
         return connection
 
-    monkeypatch.setattr(SqliteStore, "_open", opened)
+    monkeypatch.setattr(Database, "_open", opened)
 
 
 @pytest.fixture
@@ -180,7 +183,7 @@ def test_the_record_says_which_entry_and_why(path: Path) -> None:
 
 def test_what_was_sealed_in_pieces_leaves_nothing_in_the_tail(path: Path) -> None:
     """Rows that are deleted while others stay are overwritten, too."""
-    with patch.object(sqlite, "SCAN_BLOCKS", 1), Ledger.open(path) as ledger:
+    with patch.object(stored_runs, "SCAN_BLOCKS", 1), Ledger.open(path) as ledger:
         for i in range(60):
             ledger.append(secret(1) if i % 3 == 0 else f"neighbour {i}" * (i * 7 % 50))
         salts = [ledger[i].entries[0].salt for i in range(1, 40)]
@@ -188,9 +191,9 @@ def test_what_was_sealed_in_pieces_leaves_nothing_in_the_tail(path: Path) -> Non
             ledger._store._room = None  # type: ignore[attr-defined]
             ledger.append("more than a tail holds")
         assert len(files_of(path)) > 2
-        with closing(sqlite3.connect(path / sqlite.FILE_NAME)) as connection:
+        with closing(sqlite3.connect(path / FILE_NAME)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        tail = (path / sqlite.FILE_NAME).read_bytes()
+        tail = (path / FILE_NAME).read_bytes()
         assert not any(salt in tail for salt in salts)
         assert SECRET.encode() not in tail
 
@@ -624,7 +627,7 @@ def test_later_backups_have_no_trace(path: Path, memory_path: Path) -> None:
 def test_a_backup_during_which_something_is_erased_validates(
     path: Path, memory_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
     with Ledger.open(path) as ledger:
         block = ledger.append(secret(1))
         seal(ledger)
@@ -663,7 +666,7 @@ def unfinished(path: Path) -> list[tuple[int, int]]:
 
 @contextmanager
 def reading_the_log(path: Path) -> Iterator[None]:
-    uri = f"{(path / sqlite.FILE_NAME).as_uri()}?mode=ro"
+    uri = f"{(path / FILE_NAME).as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM head").fetchall()
@@ -673,7 +676,7 @@ def reading_the_log(path: Path) -> Iterator[None]:
 def test_a_reader_in_the_way_is_named_and_the_next_writer_goes_on(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
     with Ledger.open(path) as ledger:
         block = ledger.append(secret(1))
         with reading_the_log(path):
@@ -686,7 +689,7 @@ def test_a_reader_in_the_way_is_named_and_the_next_writer_goes_on(
             assert ledger[1].erased
             assert ledger.validate().erased == 1
             assert unfinished(path) == [(1, 2)]
-            assert traces(path, block) == [str(path / f"{sqlite.FILE_NAME}-wal")]
+            assert traces(path, block) == [str(path / f"{FILE_NAME}-wal")]
             with pytest.raises(StoreError, match="an earlier erasure is not finished"):
                 ledger.erase(1, reason=WHY)
             assert ledger.append("goes on").index == 3
@@ -701,7 +704,7 @@ def test_a_reader_in_the_way_is_named_and_the_next_writer_goes_on(
 def test_erasing_again_goes_on_and_returns_the_record(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
     with Ledger.open(path) as ledger:
         block = ledger.append(secret(1))
         with reading_the_log(path), pytest.raises(StoreError, match="is not finished"):
@@ -821,11 +824,11 @@ def test_the_record_is_durable_before_the_entry_goes(
         seal(ledger)
         store = ledger._store
         assert isinstance(store, DiskStore)
-        append, erase, rewritten = SqliteStore.append, flat.erase, list[str]()
+        append, erase, rewritten = Tail.append, flat.erase, list[str]()
 
-        def fails(self: SqliteStore, *arguments: Any) -> None:
+        def fails(self: Tail, *arguments: Any) -> None:
             append(self, *arguments)
-            self._drop_writer()  # without closing well, as there is a reader
+            self._database._drop_writer()  # without closing well, as there is a reader
             raise OutcomeUnknownError("the sync failed")
 
         def recorded(path: Path) -> None:
@@ -837,12 +840,12 @@ def test_the_record_is_durable_before_the_entry_goes(
 
         with reading_the_log(path):
             with monkeypatch.context() as broken:
-                broken.setattr(SqliteStore, "append", fails)
+                broken.setattr(Tail, "append", fails)
                 with pytest.raises(OutcomeUnknownError):
                     ledger.erase(1, reason=WHY)
-            monkeypatch.setattr(sqlite, "rewrite", recorded)
+            monkeypatch.setattr(databases, "rewrite", recorded)
             monkeypatch.setattr(flat, "erase", checked)
-            monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+            monkeypatch.setattr(databases, "BUSY_SECONDS", 0.05)
             with pytest.raises(StoreError, match="an earlier erasure is not finished"):
                 ledger.erase(1, reason=WHY)
         assert ledger[1].erased

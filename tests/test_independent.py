@@ -23,9 +23,11 @@ from cairn.core.merkle import HASH_BYTES, leaf_hash, tree_hash
 from cairn.hashing import best_hasher
 from cairn.lab.attacks import Attack, attacks
 from cairn.lab.tampering import Forgery, forging, rechain
-from cairn.store import disk, flat, sqlite
+from cairn.store import disk, flat, stored_runs
+from cairn.store.database import Database
+from cairn.store.directory import FILE_NAME
 from cairn.store.disk import DiskStore
-from cairn.store.sqlite import FILE_NAME, SqliteStore
+from cairn.store.tail import Tail
 from tests import independent
 from tests.builders import START, chain, segments
 from tests.independent import Finding
@@ -90,10 +92,11 @@ def copy(originals: Path, tmp_path: Path) -> Copy:
 def build(directory: Path, blocks: Sequence[Block], *sizes: int) -> None:
     """Make a ledger of `blocks`, with so many of them in each row."""
     directory.mkdir(exist_ok=True)
-    SqliteStore.create(directory)
-    with closing(SqliteStore(directory)) as store:
+    Database.create(directory)
+    with closing(Database(directory)) as database:
+        tail = Tail(database, best_hasher())
         for segment in segments(blocks, *sizes):
-            store.append(segment, {})
+            tail.append(segment, {})
 
 
 def opened(directory: Path) -> Ledger:
@@ -832,11 +835,11 @@ def mutate(random: Random, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(10, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("step", [1, 4, sqlite.SCAN_BLOCKS])
+@pytest.mark.parametrize("step", [1, 4, stored_runs.SCAN_BLOCKS])
 def test_random_bytes_in_random_columns(
     copy: Copy, monkeypatch: pytest.MonkeyPatch, step: int, times: int
 ) -> None:
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", step)  # where rows are joined must not matter
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", step)  # where rows are joined must not matter
     for seed in range(step, step + 60 * times):
         random = Random(seed)
         directory = copy(random.choice(["extended", "rows"]))

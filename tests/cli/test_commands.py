@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from cairn import Ledger
 from cairn.cli import main
 from cairn.lab.tampering import forging, rechain
-from cairn.store.sqlite import FILE_NAME
+from cairn.store.directory import FILE_NAME
 from tests.conftest import shared
 
 CAIRN = (sys.executable, "-m", "cairn")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cairn import Ledger
-from cairn.store import sqlite
+from cairn.store import stored_runs
 from tests.faults.harness import tune
 
 
@@ -84,7 +84,7 @@ def backup(ledger: Ledger, seconds: float) -> None:
 
 
 def main(directory: str, user: str, task: str, seconds: str = "0") -> None:
-    tune(sqlite, SCAN_BLOCKS=100)
+    tune(stored_runs, SCAN_BLOCKS=100)
     if user != "0":
         with Ledger.in_memory() as ledger:  # imports all there is, while we may
             assert ledger.append({"some": "value"}) == ledger.head

@@ -29,8 +29,9 @@ from cairn.hashing import best_hasher
 from cairn.ledger import exchange as cairn_exchange
 from cairn.ledger import writer as cairn_writer
 from cairn.ledger.exchange import export_lines, import_chain
-from cairn.store import disk, sqlite
-from cairn.store.directory import sync
+from cairn.store import database as databases
+from cairn.store import disk, stored_runs
+from cairn.store.directory import FILE_NAME, sync
 from cairn.store.disk import DiskStore
 from tests.faults import mining
 from tests.faults.harness import key, numbers, place, tune, value
@@ -169,7 +170,7 @@ class Case:
         path.mkdir()
         for name in leftovers:
             (path / name).mkdir()
-            (path / name / sqlite.FILE_NAME).write_bytes(b"half a ledger")
+            (path / name / FILE_NAME).write_bytes(b"half a ledger")
             sync(path / name)
             self.say("left", name)
         sync(path)
@@ -260,7 +261,7 @@ def tail_overgrown(case: Case) -> None:
     """The next block goes to the third file, after four blocks each went to the first two."""
     opened(case)
     tune(disk, SEAL_BLOCKS=1)
-    tune(sqlite, SCAN_BLOCKS=1)
+    tune(stored_runs, SCAN_BLOCKS=1)
 
 
 def tail_full_and_target_empty(case: Case) -> None:
@@ -355,7 +356,7 @@ def live(case: Case) -> None:
         for _ in range(10):
             choose.choice((case.append, lambda: case.append(keyed=True), lambda: case.extend(5)))()
         if turn == 1:  # a reader is in the way of checkpoints
-            uri = f"{(case.path / sqlite.FILE_NAME).as_uri()}?mode=ro"
+            uri = f"{(case.path / FILE_NAME).as_uri()}?mode=ro"
             with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as reader:
                 reader.execute("BEGIN")
                 reader.execute("SELECT * FROM head").fetchall()
@@ -413,7 +414,7 @@ def recover_beside_a_backup(case: Case) -> None:
         os._exit(0)
 
     def recover_and_retry() -> None:
-        tune(sqlite, BUSY_SECONDS=0.1)  # the backup may take longer
+        tune(databases, BUSY_SECONDS=0.1)  # the backup may take longer
         case.open()
         case.keyed = [102]
         case.retry()
@@ -512,7 +513,7 @@ def appends_before_checkpoint(template: Path) -> int:
     if known.exists():
         return int(known.read_text())
     shutil.copytree(template / "closed", template / "probe")
-    database = template / "probe" / sqlite.FILE_NAME
+    database = template / "probe" / FILE_NAME
     with Ledger.open(template / "probe") as ledger:
         before = database.read_bytes()
         for appends in itertools.count():
@@ -571,7 +572,7 @@ def go_on_mining(case: Case) -> None:
 
 def main(scenario: str, root: str, *faults: str) -> None:
     warnings.simplefilter("ignore")  # a tail that could not be sealed
-    tune(sqlite, LOG_PAGES=LOG_PAGES)
+    tune(databases, LOG_PAGES=LOG_PAGES)
     tune(cairn_writer, BATCH_ENTRIES=BATCH)
     tune(cairn_exchange, BATCH_ENTRIES=BATCH)
     shim = Shim()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cairn import Block, Ledger, LockedError
-from cairn.store import disk, sqlite
+from cairn.store import database, disk
 from tests.faults.harness import key, numbers, tune, value
 
 
@@ -65,7 +65,7 @@ def work(ledger: Ledger, counter: Iterator[int], choose: random.Random) -> None:
 def main(
     directory: str, seed: str, threads: str, log_pages: str, seal_blocks: str = "32768"
 ) -> None:
-    tune(sqlite, LOG_PAGES=int(log_pages))
+    tune(database, LOG_PAGES=int(log_pages))
     tune(disk, SEAL_BLOCKS=int(seal_blocks))
     unanswered = [int(word) for word in sys.stdin.read().split()]
     say("ready")

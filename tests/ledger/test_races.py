@@ -18,7 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from cairn import Ledger
-from cairn.store import sqlite
+from cairn.store import stored_runs
 from tests.ledger.conftest import files, tiny
 from tests.service.harness import until
 
@@ -106,8 +106,8 @@ def append_and_seal(ledger: Ledger) -> None:
     seal(ledger)
 
 
-LOOKS = ("head", "end", "begin", "sealed", "scan", "_next_runs")
-"""Of a tail."""
+LOOKS = ("head", "end", "begin", "sealed", "scan")
+"""Of a tail, beside those at its runs."""
 
 
 def validate_and(act: Callable[[Ledger], None], k: int, path: Path, **options: Any) -> int:
@@ -128,8 +128,8 @@ def validate_and(act: Callable[[Ledger], None], k: int, path: Path, **options: A
             append(writer)
         reader = stack.enter_context(Ledger.open(path, read_only=True))
         tail = reader._store._tail  # type: ignore[attr-defined]
-        for name in LOOKS:
-            stack.enter_context(patch.object(tail, name, partial(look, getattr(tail, name))))
+        for what, name in [*((tail, name) for name in LOOKS), (tail._runs, "next")]:
+            stack.enter_context(patch.object(what, name, partial(look, getattr(what, name))))
         stack.enter_context(patch.object(Path, "glob", lambda *given: look(glob, *given)))
         report = reader.validate(**options)
     assert report.valid, (k, options, report.failures)
@@ -142,7 +142,7 @@ def test_whatever_is_written_between_any_two_looks_finds_no_fault(
     tmp_path: Path, act: Callable[[Ledger], None], options: dict[str, Any]
 ) -> None:
     """At a row, the manifest or the names of files: the writer comes in before each in turn."""
-    with tiny(seal=5), patch.object(sqlite, "SCAN_BLOCKS", 1):
+    with tiny(seal=5), patch.object(stored_runs, "SCAN_BLOCKS", 1):
         for k in count(1):
             if validate_and(act, k, tmp_path / str(k), **options) < k:
                 break

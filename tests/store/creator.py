@@ -19,8 +19,8 @@ from pathlib import Path
 
 from cairn import CairnError, Ledger
 from cairn.ledger.exchange import import_chain
+from cairn.store.database import Database
 from cairn.store.directory import new_directory
-from cairn.store.sqlite import SqliteStore
 
 
 def say(*words: object) -> None:
@@ -29,7 +29,7 @@ def say(*words: object) -> None:
 
 def build(path: Path) -> None:
     with new_directory(path) as hidden:
-        SqliteStore.create(hidden)
+        Database.create(hidden)
         say("building")
         sys.stdin.readline()
 

@@ -13,7 +13,7 @@ import pytest
 from cairn import StoreError, UsageError
 from cairn.core.merkle import leaf_hash
 from cairn.hashing import best_hasher
-from cairn.store import disk, runs, sqlite
+from cairn.store import disk, runs, stored_runs
 from cairn.store.disk import DiskStore
 from cairn.store.hash_index import HashIndex
 from cairn.store.interface import Pooled, Store
@@ -153,7 +153,7 @@ def test_final_blocks_stay_and_their_number_never_falls(open_store: Open) -> Non
 def seal_small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
     monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 2)
 
 
 def test_final_blocks_of_an_overgrown_tail_are_sealed_a_file_an_advance(

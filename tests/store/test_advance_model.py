@@ -18,7 +18,7 @@ import pytest
 from cairn.core.block import Block
 from cairn.core.tree import WIDTH, as_hashes, subtree_roots
 from cairn.hashing import best_hasher
-from cairn.store import disk, runs, sqlite
+from cairn.store import disk, runs, stored_runs
 from cairn.store.disk import DiskStore
 from cairn.store.memory import MemoryStore
 from tests.store.branches import GENESIS, Model, branch, segment_of
@@ -88,7 +88,7 @@ def small(patch: pytest.MonkeyPatch, blocks: int, size: int, run: int) -> None:
     patch.setattr(disk, "SEAL_BLOCKS", blocks)
     patch.setattr(disk, "SEAL_BYTES", size)
     patch.setattr(runs, "RUN_BLOCKS", run)
-    patch.setattr(sqlite, "SCAN_BLOCKS", run + 1)
+    patch.setattr(stored_runs, "SCAN_BLOCKS", run + 1)
     cut_into_parts(patch, 3, 600)
 
 

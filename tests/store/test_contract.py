@@ -17,7 +17,7 @@ from cairn.core.errors import DamagedError
 from cairn.core.header import Kind
 from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
-from cairn.store import disk, runs, sqlite
+from cairn.store import disk, runs, stored_runs
 from cairn.store.disk import DiskStore
 from cairn.store.flat import Part
 from cairn.store.interface import Head, Store
@@ -94,7 +94,7 @@ def test_every_range_reads_back_as_it_was_appended(
 def test_scanned_segments_follow_one_another(
     open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 3)
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 3)
     store = open_store(segments(BLOCKS, 1, 1, 2, 1))
     scanned = list(store.scan(0, len(BLOCKS)))
     assert [segment.start for segment in scanned] == [0, *(s.stop for s in scanned[:-1])]

@@ -21,6 +21,7 @@ import pytest
 from cairn import DamagedError, ExistsError, Ledger, NotFoundError, StoreError
 from cairn.ledger.exchange import export_lines, import_chain
 from cairn.store import directory
+from cairn.store.database import Database
 from cairn.store.directory import (
     FILE_NAME,
     LOCK_NAME,
@@ -28,7 +29,6 @@ from cairn.store.directory import (
     new_directory,
     occupied,
 )
-from cairn.store.sqlite import SqliteStore
 from tests.builders import chain
 from tests.store import sealed
 
@@ -182,7 +182,7 @@ def test_a_relative_path_is_one_from_where_it_was_given(
     monkeypatch.chdir(tmp_path)
     with new_directory(Path("ledger")) as hidden:
         os.chdir(tmp_path / "elsewhere")
-        SqliteStore.create(hidden)
+        Database.create(hidden)
     assert names_in(tmp_path / "ledger") == [FILE_NAME]
 
 
@@ -379,7 +379,7 @@ def test_an_error_leaves_nothing(
 
     def fail() -> None:
         with new_directory(path) as hidden:
-            SqliteStore.create(hidden)
+            Database.create(hidden)
             raise error
 
     with pytest.raises(error):
@@ -393,7 +393,7 @@ def test_a_database_is_never_parted_from_its_log(tmp_path: Path) -> None:
 
     def create() -> None:
         with new_directory(tmp_path / "ledger") as hidden:
-            SqliteStore.create(hidden)
+            Database.create(hidden)
             (hidden / f"{FILE_NAME}-wal").write_bytes(b"the blocks")
 
     with pytest.raises(StoreError, match=r"was not closed: there is tail\.sqlite-wal"):
@@ -559,7 +559,7 @@ def test_no_rival_comes_between_the_last_look_and_the_move(
 
     monkeypatch.setattr(directory, "_require_unoccupied", look)
     with new_directory(path) as hidden:
-        SqliteStore.create(hidden)
+        Database.create(hidden)
     rival.join(TIMEOUT)
     assert fates == ["told"]
     assert names_in(path) == [FILE_NAME]
@@ -592,7 +592,7 @@ def test_a_loser_is_told_only_when_the_winner_s_ledger_is_durable(
     assert begun.wait(TIMEOUT)
     monkeypatch.setattr(directory, "sync_names", sync_slowly)
     with new_directory(path) as hidden:
-        SqliteStore.create(hidden)
+        Database.create(hidden)
     rival.join(TIMEOUT)
     assert fates == ["durable", "told"]
 
@@ -610,7 +610,7 @@ def synced_while_creating(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[P
 
     monkeypatch.setattr(directory, "sync", note)
     with new_directory(path) as hidden:
-        SqliteStore.create(hidden)
+        Database.create(hidden)
     return seen
 
 
@@ -642,7 +642,7 @@ def test_a_directory_above_that_cannot_be_synced_is_no_failure_of_ours(
 
     def create() -> None:
         with new_directory(path) as hidden:
-            SqliteStore.create(hidden)
+            Database.create(hidden)
 
     monkeypatch.setattr(directory, "sync", fail)
     if is_failure:
@@ -763,7 +763,7 @@ def test_a_creator_that_comes_late_leaves_the_files_of_the_first(
 
     def create_late() -> None:
         with new_directory(path) as hidden:
-            SqliteStore.create(hidden)
+            Database.create(hidden)
             copy(sealed_source, path)
 
     with pytest.raises(ExistsError):

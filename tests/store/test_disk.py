@@ -22,7 +22,8 @@ from cairn.core.block import Block
 from cairn.core.segment import Segment
 from cairn.hashing import best_hasher
 from cairn.store import directory as directories
-from cairn.store import disk, flat, sqlite
+from cairn.store import disk, flat, stored_runs, tail
+from cairn.store.database import Database
 from cairn.store.directory import SEGMENTS_NAME
 from cairn.store.disk import DiskStore
 from cairn.store.flat import Part, Sealed
@@ -94,7 +95,7 @@ def append_some(store: DiskStore, rest: Iterator[Segment]) -> None:
 def test_a_reader_sees_each_block_once_whenever_the_tail_is_sealed(
     often: bool, memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 1)
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 1)
     sealed = set()
     for n in range(1, 16):
         for length in (3, 5, 9):
@@ -159,7 +160,7 @@ def test_what_a_reader_keeps_of_the_tail_s_hashes_goes_when_it_is_sealed(memory_
             for store in (writer, reader):
                 for block in (BLOCKS[segment.start], BLOCKS[segment.start // 2]):
                     assert store.find(block.stored_hash) == block.index
-                assert len(store._tail._hash_index.hashes._positions) <= disk.SEAL_BLOCKS
+                assert len(store._tail._hash_index._hashes._positions) <= disk.SEAL_BLOCKS
 
 
 # Sealing that fails
@@ -263,7 +264,7 @@ def test_a_tail_that_has_grown_is_sealed_in_pieces(
         for segment in segments(BLOCKS, *[1] * 30)[1:30]:
             store.append(segment, {})
     monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 2)
     with closing(opened(memory_path)) as store:
         store.append(segments(BLOCKS, *[1] * 31)[30], {"key": range(30, 31)})
         assert [path.stem.lstrip("0") for path in files_of(memory_path)] == ["", "10", "20"]
@@ -294,7 +295,7 @@ def test_a_transaction_that_fails_leaves_the_tail_and_a_file_that_nothing_reads(
     parts = segments(BLOCKS, 3, 1, 1)
     with closing(opened(tmp_path)) as store:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sqlite._Beside, "write", lambda *_: refuse())
+            patch.setattr(tail._Beside, "write", lambda *_: refuse())
             with pytest.raises(OutcomeUnknownError):
                 store.append(parts[1], {})
         assert (store.head().length, store.end()) == (3, 3)
@@ -310,7 +311,7 @@ def test_a_file_that_does_not_follow_the_recorded_head_is_never_recorded(
 ) -> None:
     build(tmp_path, BLOCKS[:3])
     with database(tmp_path) as connection, pytest.raises(sqlite3.IntegrityError, match="follow"):
-        connection.execute(sqlite._SEAL, (0, 4, 1, b"", 3, link, b""))
+        connection.execute(tail._SEAL, (0, 4, 1, b"", 3, link, b""))
     with closing(opened(tmp_path)) as store:
         assert len(positions(store, 0, 3)) == 3
 
@@ -485,13 +486,13 @@ def test_no_file_is_replaced_while_the_log_may_still_record_it(
     folder.mkdir()
     (folder / "000000000000000.segment").write_bytes(b"of a commit that failed")
     seen: list[bytes] = []
-    overwrite = sqlite.SqliteStore.overwrite_log
+    overwrite = Database.overwrite_log
 
-    def look(self: sqlite.SqliteStore) -> None:
+    def look(self: Database) -> None:
         seen.append((folder / "000000000000000.segment").read_bytes())
         overwrite(self)
 
-    monkeypatch.setattr(sqlite.SqliteStore, "overwrite_log", look)
+    monkeypatch.setattr(Database, "overwrite_log", look)
     store.append(Segment.from_blocks(2, blocks[2:4]), {})
     assert seen == [b"of a commit that failed"]
     assert [b for s in store.scan(0, 9) for b in s.blocks()] == blocks[:4]
@@ -561,7 +562,7 @@ def test_a_tail_with_much_to_seal_is_sealed_in_pieces(
     blocks = [GENESIS, *branch(GENESIS, "a", 40)]
     with closing(mined_store(tmp_path, blocks, 1, at_once=2)) as store:
         monkeypatch.setattr(disk, "SEAL_BLOCKS", 4)
-        monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 2)
+        monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 2)
         store._room = None
         for block in branch(blocks[-1], "b", 6):
             store.advance(segment_of([block]), work=99, final=40)

@@ -20,7 +20,7 @@ from cairn.core.work import total_work
 from cairn.hashing import best_hasher
 from cairn.ledger.validation import Task, validate_store
 from cairn.report import Report
-from cairn.store import disk, runs, sqlite
+from cairn.store import disk, runs, stored_runs
 from cairn.store.directory import FILE_NAME
 from cairn.store.disk import DiskStore
 from cairn.store.interface import Head
@@ -58,7 +58,7 @@ def reorganise(store: DiskStore, chain: list[Block], final: int) -> None:
 def directory(memory_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(disk, "SEAL_BLOCKS", 5)
     monkeypatch.setattr(runs, "RUN_BLOCKS", 2)
-    monkeypatch.setattr(sqlite, "SCAN_BLOCKS", 1)
+    monkeypatch.setattr(stored_runs, "SCAN_BLOCKS", 1)
     cut_into_parts(monkeypatch, 2)
     DiskStore.create(memory_path)
     with closing(opened(memory_path)) as store:

@@ -170,7 +170,7 @@ def test_one_search_takes_in_no_more_than_one_file(directory: Path) -> None:
 def test_a_search_asks_the_database_once_where_nothing_was_written(directory: Path) -> None:
     def asked(store: DiskStore, *ids: bytes) -> list[str]:
         statements: list[str] = []
-        connection = store._tail._reader._connection
+        connection = store._database._reader._connection
         assert connection is not None
         connection.set_trace_callback(statements.append)
         store.find_entries(ids)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,28 @@ from cairn import (
     StoreError,
     UsageError,
 )
+from cairn.hashing import best_hasher
+from cairn.store.database import Database
+from cairn.store.directory import FILE_NAME
 from cairn.store.interface import Pooled
+from cairn.store.off_chain import StoredPool
 from cairn.store.runs import RUN_BLOCKS
-from cairn.store.sqlite import FILE_NAME, SCHEMA_VERSION, SqliteStore
+from cairn.store.schema import SCHEMA_VERSION
+from cairn.store.tail import Tail
 from tests.builders import chain, segments
 from tests.store.branches import GENESIS, branch, segment_of
 
 
+@contextmanager
+def opened(directory: Path, *, read_only: bool = False) -> Iterator[Tail]:
+    with closing(Database(directory, read_only=read_only)) as database:
+        yield Tail(database, best_hasher())
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    SqliteStore.create(tmp_path)
-    with closing(SqliteStore(tmp_path)) as store:
+    Database.create(tmp_path)
+    with opened(tmp_path) as store:
         store.append(segments(chain(1, 2, 3))[0], {})
     return tmp_path
 
@@ -49,8 +61,8 @@ def test_bulk_goes_into_few_rows_and_single_appends_into_one_each(tmp_path: Path
 
 
 def test_commits_are_synced_in_full(directory: Path) -> None:
-    with closing(SqliteStore(directory)) as store:
-        connection = store._connect_writer()
+    with opened(directory) as store:
+        connection = store._database._connect_writer()
         (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     assert (synchronous, mode) == (2, "wal")
@@ -58,7 +70,7 @@ def test_commits_are_synced_in_full(directory: Path) -> None:
 
 def test_a_segment_that_does_not_follow_the_head_is_refused(directory: Path) -> None:
     stray = chain(9, 8, 7, 6)
-    with closing(SqliteStore(directory)) as store:
+    with opened(directory) as store:
         for start in (4, 3, 5):
             with pytest.raises(StoreError, match="do not follow the recorded head"):
                 store.append(segments(stray, start)[-1], {})
@@ -68,7 +80,7 @@ def test_a_segment_that_does_not_follow_the_head_is_refused(directory: Path) -> 
 
 
 def test_a_key_that_is_there_already_is_never_moved(directory: Path) -> None:
-    with closing(SqliteStore(directory)) as store:
+    with opened(directory) as store:
         parts = segments(chain(1, 2, 3, 4, 5), 4, 1)
         store.append(parts[1], {"key": range(4, 5)})
         with pytest.raises(StoreError):
@@ -79,8 +91,8 @@ def test_a_key_that_is_there_already_is_never_moved(directory: Path) -> None:
 
 def test_a_full_database_is_an_unknown_outcome_and_the_next_append_works(directory: Path) -> None:
     parts = segments(chain(1, 2, 3, "x" * 100_000, 5), 4, 1)
-    with closing(SqliteStore(directory)) as store:
-        connection = store._connect_writer()
+    with opened(directory) as store:
+        connection = store._database._connect_writer()
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages}")
         with pytest.raises(OutcomeUnknownError, match="blocks 4 to 4 may or may not be durable"):
@@ -91,13 +103,13 @@ def test_a_full_database_is_an_unknown_outcome_and_the_next_append_works(directo
 
 
 def test_a_reader_cannot_append(directory: Path) -> None:
-    with closing(SqliteStore(directory, read_only=True)) as store, pytest.raises(ReadOnlyError):
+    with opened(directory, read_only=True) as store, pytest.raises(ReadOnlyError):
         store.append(segments(chain(1, 2, 3, 4), 4)[1], {})
 
 
 def test_a_closed_store_refuses(directory: Path) -> None:
-    store = SqliteStore(directory)
-    store.close()
+    with opened(directory) as store:
+        pass
     with pytest.raises(ReadOnlyError):
         store.append(segments(chain(1, 2, 3, 4), 4)[1], {})
     with pytest.raises(ReadOnlyError):
@@ -109,13 +121,13 @@ def test_another_schema_version_is_named(directory: Path) -> None:
     execute(directory, f"PRAGMA user_version = {SCHEMA_VERSION - 1}")
     for read_only in (True, False):
         with pytest.raises(StoreError, match=said):
-            SqliteStore(directory, read_only=read_only)
+            Database(directory, read_only=read_only)
 
 
 def test_another_program_s_database_is_no_ledger(tmp_path: Path) -> None:
     execute(tmp_path, "CREATE TABLE t (x)")
     with pytest.raises(DamagedError, match="not a ledger"):
-        SqliteStore(tmp_path)
+        Database(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -125,18 +137,18 @@ def test_a_file_that_is_no_database_is_damage(directory: Path, content: bytes) -
     (directory / FILE_NAME).write_bytes(content)
     for read_only in (True, False):
         with pytest.raises(DamagedError):
-            SqliteStore(directory, read_only=read_only)
+            Database(directory, read_only=read_only)
 
 
 def test_a_directory_without_its_file_is_damage_and_an_empty_one_no_ledger(directory: Path) -> None:
     (directory / FILE_NAME).unlink()
     with pytest.raises(DamagedError, match="not in it"):
-        SqliteStore(directory, read_only=True)
+        Database(directory, read_only=True)
     with pytest.raises(DamagedError):
         Ledger.open(directory)  # and does not make a new ledger over what is left
     (directory / "lock").unlink()
     with pytest.raises(NotFoundError):
-        SqliteStore(directory, read_only=True)
+        Database(directory, read_only=True)
 
 
 def test_a_ledger_that_comes_while_somebody_looks_for_it_is_not_damaged(
@@ -149,7 +161,7 @@ def test_a_ledger_that_comes_while_somebody_looks_for_it_is_not_damaged(
         Ledger.create(path).close()
         return True
 
-    monkeypatch.setattr("cairn.store.sqlite.occupied", look)
+    monkeypatch.setattr("cairn.store.database.occupied", look)
     with Ledger.open(path, read_only=True) as ledger:
         assert len(ledger) == 1
 
@@ -221,9 +233,9 @@ def test_opening_does_not_read_history(tmp_path: Path) -> None:
 def test_a_second_writer_that_got_around_the_lock_cannot_fork_a_work_ledger(
     tmp_path: Path,
 ) -> None:
-    SqliteStore.create(tmp_path)
+    Database.create(tmp_path)
     chain_a = branch(GENESIS, "a", 4)
-    with closing(SqliteStore(tmp_path)) as store:
+    with opened(tmp_path) as store:
         store.advance(segment_of([GENESIS]), 0, 1)
         store.advance(segment_of(chain_a), 9, 3)
         stray = branch(chain_a[-1], "b", 2)
@@ -234,8 +246,8 @@ def test_a_second_writer_that_got_around_the_lock_cannot_fork_a_work_ledger(
 
 
 def test_a_recorded_number_of_final_blocks_that_cannot_be_is_damage(tmp_path: Path) -> None:
-    SqliteStore.create(tmp_path)
-    with closing(SqliteStore(tmp_path)) as store:
+    Database.create(tmp_path)
+    with opened(tmp_path) as store:
         store.advance(segment_of([GENESIS]), 0, 1)
         for final in (-1, 2):
             execute(tmp_path, f"UPDATE head SET final = {final}")
@@ -244,17 +256,18 @@ def test_a_recorded_number_of_final_blocks_that_cannot_be_is_damage(tmp_path: Pa
 
 
 def test_only_the_first_of_two_threads_puts_a_key(tmp_path: Path) -> None:
-    SqliteStore.create(tmp_path)
+    Database.create(tmp_path)
     entries = [Pooled(bytes([number]) * 32, b"entry", 1) for number in range(8)]
 
     def put(entry: Pooled) -> bool:
         try:
-            store.pool_add([entry], "key")
+            pool.add([entry], "key")
         except UsageError:
             return False
         return True
 
-    with closing(SqliteStore(tmp_path)) as store, ThreadPoolExecutor(8) as threads:
+    with closing(Database(tmp_path)) as database, ThreadPoolExecutor(8) as threads:
+        pool = StoredPool(database)
         assert sum(threads.map(put, entries)) == 1
-        (kept,) = store.pool()
-        assert store.pool_key("key") == kept.id
+        (kept,) = pool.all()
+        assert pool.key("key") == kept.id

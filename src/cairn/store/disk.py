@@ -50,12 +50,14 @@ from cairn.core.segment import Segment
 from cairn.core.tree import WIDTH, as_hashes, subtree_roots
 from cairn.core.validation import erasures
 from cairn.store import flat
+from cairn.store.database import Database
 from cairn.store.directory import FILE_NAME, SEGMENTS_NAME, keep_access, sync
 from cairn.store.flat import Part, Sealed
 from cairn.store.interface import Head, Pooled, require_advance
+from cairn.store.off_chain import StoredAddresses, StoredPool
 from cairn.store.runs import before, places_of
 from cairn.store.sealed_index import SealedIndex
-from cairn.store.sqlite import Node, SqliteStore
+from cairn.store.tail import Node, Tail
 
 CHECKPOINT_NAME: Final = "checkpoint"
 """The checkpoint that was published last, a signed note."""
@@ -82,7 +84,10 @@ class DiskStore:
         self.directory = directory
         self._folder = directory.absolute() / SEGMENTS_NAME  # as other processes will find it
         self._hasher = hasher
-        self._tail = SqliteStore(directory, read_only=read_only)
+        self._database = Database(directory, read_only=read_only)
+        self._tail = Tail(self._database, hasher)
+        self._pool = StoredPool(self._database)
+        self._addresses = StoredAddresses(self._database)
         self._hash_index = SealedIndex(self._folder, "index")
         self._entry_index = SealedIndex(self._folder, "ids")
         self._lock = Lock()
@@ -94,7 +99,7 @@ class DiskStore:
 
         Not durable by itself: `new_directory` makes it so, with the name.
         """
-        SqliteStore.create(directory)
+        Database.create(directory)
 
     def head(self) -> Head:
         """See `Store.head`."""
@@ -147,13 +152,13 @@ class DiskStore:
                 for one in ids
             ]
         while True:
-            in_tail, end, files = self._tail.find_entries(ids, self._hasher)
+            in_tail, end, files = self._tail.find_entries(ids)
             in_files, rest = self._entry_index.candidates(files, ids)
             for sealed in rest:
                 in_files += flat.find(self._folder, sealed, "ids", ids)
             found = self._places(ids, [*in_files, *in_tail], files)
             # What is in files is final. In the tail, others may have come to these positions.
-            if not any(in_tail) or self._tail.find_entries((), self._hasher).end == end:
+            if not any(in_tail) or self._tail.find_entries(()).end == end:
                 return found
 
     def _places(
@@ -262,7 +267,7 @@ class DiskStore:
 
     def append(self, segment: Segment, keys: Mapping[str, range], erase: int | None = None) -> None:
         """See `Store.append`."""
-        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        self._database.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
             if self._tail.is_mined():
                 raise UsageError(f"{self.directory} is a work ledger: nothing is appended to it")
@@ -274,7 +279,7 @@ class DiskStore:
 
     def advance(self, segment: Segment, *, work: int, final: int) -> None:
         """See `Store.advance`."""
-        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        self._database.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
             if self._tail.is_mined() is False:
                 raise UsageError(f"{self.directory} is an instant ledger: nothing goes from it")
@@ -322,31 +327,31 @@ class DiskStore:
 
     def pool_add(self, pooled: Sequence[Pooled], key: str | None = None) -> None:
         """See `Store.pool_add`."""
-        self._tail.pool_add(pooled, key)
+        self._pool.add(pooled, key)
 
     def pool_remove(self, ids: Sequence[bytes]) -> None:
         """See `Store.pool_remove`."""
-        self._tail.pool_remove(ids)
+        self._pool.remove(ids)
 
     def pool(self) -> list[Pooled]:
         """See `Store.pool`."""
-        return self._tail.pool()
+        return self._pool.all()
 
     def pool_has(self, entry_id: bytes) -> bool:
         """See `Store.pool_has`."""
-        return self._tail.pool_has(entry_id)
+        return self._pool.has(entry_id)
 
     def pool_key(self, key: str) -> bytes | None:
         """See `Store.pool_key`."""
-        return self._tail.pool_key(key)
+        return self._pool.key(key)
 
     def addresses(self) -> list[str]:
         """See `Store.addresses`."""
-        return self._tail.addresses()
+        return self._addresses.all()
 
     def set_addresses(self, urls: Sequence[str]) -> None:
         """See `Store.set_addresses`."""
-        self._tail.set_addresses(urls)
+        self._addresses.set(urls)
 
     def erasing(self) -> Mapping[int, int]:
         """See `Store.erasing`."""
@@ -354,13 +359,13 @@ class DiskStore:
 
     def finish_erasing(self) -> Mapping[int, int]:
         """See `Store.finish_erasing`."""
-        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        self._database.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
             if not self._tail.erasing():
                 return {}
             # A commit that failed may be in the log, and only memory know of it: the record has to
             # be durable before the entry goes, and no file be recorded any more that is removed.
-            self._tail.overwrite_log()
+            self._database.overwrite_log()
             erasing = self._tail.erasing()
             for position, record in erasing.items():
                 self._require_recorded(position, record)
@@ -507,7 +512,7 @@ class DiskStore:
     @contextmanager
     def tampering(self) -> Iterator[None]:
         """See `Store.tampering`."""
-        self._tail.require_writable()  # before the lock, which a fork may have left taken
+        self._database.require_writable()  # before the lock, which a fork may have left taken
         with self._lock:
             try:
                 yield
@@ -517,7 +522,7 @@ class DiskStore:
 
     def close(self) -> None:
         """See `Store.close`."""
-        self._tail.close()
+        self._database.close()
 
     def _sealed(self, start: int, stop: int) -> Iterator[Part]:
         """Yield what files hold from position `start` to `stop`, in order."""
@@ -641,7 +646,7 @@ class DiskStore:
         If one is there, a commit that would record it may have failed, and yet lie in the log.
         """
         if (self._folder / sealed.name).exists():
-            self._tail.overwrite_log()
+            self._database.overwrite_log()
             if any(file.stop > sealed.first for file in self._tail.sealed(sealed.first)):
                 raise StoreError(f"block {sealed.first} is sealed already")
 
