@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from cairn.core.genesis import Work
 from cairn.core.merkle import leaf_hash
 from cairn.core.work import MAX_BITS, bits_of, work_of
 from cairn.net import limits
-from cairn.net.events import Submitted
+from cairn.net.events import Received, Submitted
 from cairn.net.messages import (
     Addresses,
     Bodies,
@@ -22,7 +23,9 @@ from cairn.net.messages import (
     Have,
     Head,
     Headers,
+    Message,
     Want,
+    encode,
 )
 from cairn.net.network import Network
 from cairn.net.pool import Pool
@@ -31,6 +34,7 @@ from tests.net.wiring import Script, Wires
 from tests.simulator.world import settings, url_of
 
 LATE = Work(interval=10_000_000, half_life=100_000_000, final_depth=6)
+SHORT = Work(interval=10_000_000, half_life=3_600_000_000, final_depth=60)
 REAL = mined(*[[]] * 20, seal=LATE, bits=bits_of(2**251))
 NOW = START / 1e6 + 2_000
 """20 half-lives after the start: who begins there has 32 hashes to try, and then two a block."""
@@ -123,6 +127,104 @@ def test_the_first_peer_to_show_a_long_chain_does_not_bind_a_late_node(is_linked
     assert is_at(late, honest)
 
 
+def answer(peer: Script, chain: list[Block], asked: Sequence[Message]) -> list[Message]:
+    """Let a peer give what it was asked for of a chain; return what it is asked for then."""
+    more: list[Message] = []
+    for message in asked:
+        if isinstance(message, GetHeaders):
+            known = {block.stored_hash: i for i, block in enumerate(chain)}
+            start = next(
+                known[block_hash] + 1 for block_hash in message.locator if block_hash in known
+            )
+            some = chain[start : start + limits.MAX_HEADERS]
+            more += peer.say(Headers(message.number, b"".join(b.header.pack() for b in some)))
+        elif isinstance(message, GetBodies):
+            some = chain[message.first : message.first + message.count]
+            entries = [entry.to_bytes() for block in some for entry in block.entries]
+            lengths = b"".join(len(entry).to_bytes(4, "big") for entry in entries)
+            more += peer.say(Bodies(message.number, lengths, b"".join(entries)))
+    return more
+
+
+def test_a_cheap_chain_that_is_shown_slowly_does_not_bind_a_node_whose_peer_claims_more() -> None:
+    """Who shows a long branch keeps others from being asked for a while: longer than it is held."""
+    real = mined(*[[]] * 320, seal=LATE, bits=bits_of(2**251))
+    now = real[-1].header.timestamp / 1e6 + 5
+    late_by = int(now * 1e6) - START - 1_000_000
+    cheap = mined(*[["cheap"]] * 300, seal=LATE, times=[late_by, *[0] * 299], first=real[:1])
+    with settings(MAX_HEADERS=20):
+        wires = Wires(real[:1], now)
+        honest, late = wires.node(real[1:]), wires.node(expects=2)
+        hostile = Script(wires, late, "hostile")
+        asked = answer(hostile, cheap, hostile.say(head(cheap[-1], 2**255)))
+        wires.link(late, honest)
+        for _ in range(20):
+            before = len(hostile.heard)
+            wires.tick(4.5)
+            asked = [*answer(hostile, cheap, asked), *hostile.heard[before:]]
+            assert late._chain.final == 1
+        wires.tick(10)
+    assert is_at(late, honest)
+
+
+def test_who_claims_much_and_shows_nothing_holds_up_what_is_final_for_a_while_only() -> None:
+    wires = Wires(REAL, NOW)
+    one, other, liar = wires.node(expects=2), wires.node(), wires.node()
+    wires.link(one, other)
+    wires.link(one, liar)
+    wires.tick(limits.HELD_SECONDS + 1)
+    peer = next(peer for peer in one._hub.ready if peer.dialled == url_of("20.2.0.2"))
+    wires.holds = lambda sender, message: isinstance(message, GetHeaders)
+    wires.handle(one, Received(peer.id, encode(head(REAL[-1], 2**255))))
+    peer.headers, peer.early = None, float("inf")  # as if it were slow to show what it has
+    final = one._chain.final
+    for _ in range(int(limits.CLAIMED_SECONDS / 50)):
+        wires.mine(other)
+        assert one._chain.final == final
+        wires.tick(50)
+    assert one._chain.length > len(REAL)
+    wires.mine(other)
+    assert one._chain.final > final, "it is believed no more"
+    assert peer in one._hub.ready
+
+
+def test_a_long_branch_whose_fork_becomes_final_meanwhile_stops_the_node_loudly() -> None:
+    seal = replace(SHORT, final_depth=6)
+    common = mined(*[[]] * 10, seal=seal)
+    ours = mined(*[["ours"]] * 60, seal=seal, first=common)
+    theirs = mined(*[["theirs"]] * 80, seal=seal, first=common)
+    with settings(MAX_HEADERS=40, HELD_SECONDS=0.0):
+        wires = Wires(common, theirs[-1].header.timestamp / 1e6 + 10)
+        node = wires.node(ours[len(common) :])
+        node._chain._end = node._chain._end._replace(final=3)
+        peer = Script(wires, node, "peer")
+        asked = answer(peer, theirs, peer.say(head(theirs[-1], work(theirs))))
+        assert node.halted is None
+        wires.mine(node)
+        assert node._chain.final > len(common)
+        while asked and node.halted is None:
+            asked = answer(peer, theirs, asked)
+    assert node.halted is not None
+    assert f"parts from ours at block {len(common) - 1}" in node.halted
+
+
+def test_blocks_that_wait_for_a_stalled_one_are_bounded_by_their_bytes() -> None:
+    long = mined(*[["x" * 20_000]] * 200, seal=SHORT)
+    most = 0
+    with settings(MAX_HEADERS=20, WINDOW_BYTES=2**19, ANSWER_BYTES=2**16, STALLED_SECONDS=9.0):
+        wires = Wires(long[:1], long[-1].header.timestamp / 1e6 + 10)
+        stalled, prompt, new = wires.node(long[1:]), wires.node(long[1:]), wires.node()
+        wires.holds = lambda sender, message: sender is stalled and isinstance(message, Bodies)
+        wires.link(new, stalled)
+        wires.link(new, prompt)
+        for _ in range(80):
+            wires.tick(0.25)
+            waiting = sum(branch.waiting_bytes for branch in new._sync.branches)
+            most = max(most, waiting)
+        assert is_at(new, prompt)
+        assert 0 < most <= limits.WINDOW_BYTES + limits.ANSWER_BYTES
+
+
 def test_a_node_that_mines_before_it_has_met_anybody_is_final_on_nothing() -> None:
     wires = Wires(REAL[:1], NOW)
     honest, alone = wires.node(REAL[1:]), wires.node(expects=1)
@@ -181,7 +283,6 @@ def test_an_address_that_leads_to_a_peer_that_is_there_already_is_told_to_others
 # Headers
 
 
-SHORT = Work(interval=10_000_000, half_life=3_600_000_000, final_depth=60)
 LONG = mined(*[[]] * 45, seal=SHORT, bits=MAX_BITS)
 AT_ONCE = 20
 """Headers in an answer, for these tests."""

@@ -43,6 +43,11 @@ PARTED_EVERY: Final = 20
 """One run of so many has a partition that lasts longer than the final depth."""
 LATE: Final = 5
 """And one of as many, with this remainder, has nodes that are new, or were off for long."""
+LONG_EVERY: Final = 20
+LONG: Final = 7
+"""One of so many, with this remainder, lasts until blocks of its own are final,"""
+LONGER: Final = 30
+"""by so many blocks more than that takes."""
 HALF_LIFE: Final = 3_600
 LATE_HALF_LIFE: Final = 300
 """Seconds. With the latter, who begins where others were at the beginning of a run needs a
@@ -57,6 +62,8 @@ class Outcome:
     nodes: int
     blocks: int
     """Of the chain in the end, those that all begin with not counted."""
+    final: int
+    """How many of these are final on all honest nodes."""
     reorganisations: int
     agreed: float
     """Intervals after the last fault until all had one head."""
@@ -125,6 +132,8 @@ class Plan:
             partitions=random.choice((0, 0, 1, 1, 2)),
             is_parted=is_parted,
         )
+        if not large and seed % LONG_EVERY == LONG:
+            return replace(plan, blocks=plan.final_depth + LONGER)
         return plan if not late else plan.with_late(late)
 
     def with_late(self, late: int) -> Plan:
@@ -371,6 +380,7 @@ class Run:
             seed=self.plan.seed,
             nodes=self.plan.nodes,
             blocks=max(n.chain.tip.index for n in world.honest) + 1 - len(world.prefix),
+            final=max(0, min(n.chain.final for n in world.honest) - len(world.prefix)),
             reorganisations=world.checker.reorganisations,
             agreed=agreed,
             halted=len(world.halted),

@@ -168,7 +168,12 @@ def test_a_tie_goes_to_the_later_chain(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "ask", ("claim.work <= self._chain", "claim.work < self._chain"))
     without(monkeypatch, Sync, "_consider", ("is_deep and branch.work > best and branch",
             "is_deep and branch.work >= best and branch"))  # fmt: skip
-    without(monkeypatch, Sync, "settle", ("and branch.work > chain", "and branch.work >= chain"))
+    without(
+        monkeypatch,
+        Sync,
+        "settle",
+        ("and branch.work > self._chain", "and branch.work >= self._chain"),
+    )
     without(monkeypatch, Sync, "_connect", ("if work <= chain.work or", "if work < chain.work or"))
     without(monkeypatch, Chain, "advance", ("assert work > self.work", "assert work >= self.work"))
     assert found(Equivocating, delay=1.0) == "work"
@@ -197,7 +202,7 @@ def test_claims_that_are_believed(monkeypatch: Patch) -> None:
 
 def test_no_block_is_ever_final(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "_begin", ("position + 1 < self._chain.final", "False"))
-    without(monkeypatch, Sync, "settle", ("branch.base.index + 1 >= chain.final", "True"))
+    without(monkeypatch, Sync, "_is_from_ours", ("branch.base.index + 1 < chain.final", "False"))
     without(monkeypatch, Chain, "advance", ("if segment.start < self.final:", "if False:"))
     monkeypatch.setattr(cairn.store.memory, "require_advance", lambda *_, **__: None)
     assert found(final_depth=4, is_parted=True) == "final"
@@ -214,10 +219,11 @@ def test_a_node_stops_though_nothing_final_is_in_question(monkeypatch: Patch) ->
 
 
 def test_a_node_stops_for_a_chain_of_less_work(monkeypatch: Patch) -> None:
-    without(monkeypatch, Sync, "on_head", ("if claim.work <= chain.work:", "if False:"))
+    without(monkeypatch, Sync, "on_head", ("claim.work <= chain.work or", ""))
     without(monkeypatch, Sync, "ask", ("or claim.work <= self._chain.work or", "or"))
-    without(monkeypatch, Sync, "_consider", ("if branch.is_deep and branch.work > best:",
-            "if branch.is_deep:"), ("+ shown > best", "> 0"))  # fmt: skip
+    without(monkeypatch, Sync, "_consider",
+            ("if branch.is_deep and self._chain.work_above(base) + shown > best:",
+            "if branch.is_deep:"), ("work_at(base) + shown > best", "work_at(base) >= 0"))  # fmt: skip
     assert found(final_depth=4, is_parted=True) == "halt"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.simulator.byzantine import KINDS, Hostile
 from tests.simulator.invariants import Checker, Violation
-from tests.simulator.runs import Plan, command, run
+from tests.simulator.runs import LONG, Plan, command, run
 
 FEW = 12
 GROUPS = 100
@@ -20,9 +20,14 @@ LARGE_NODES = 1000
 LARGE_RUNS = 20
 
 
-@pytest.mark.parametrize("seed", range(FEW))
+@pytest.mark.parametrize("seed", [seed for seed in range(FEW) if seed != LONG])
 def test_all_agree_whatever_goes_wrong(seed: int) -> None:
     run(Plan.of(seed))
+
+
+def test_long_runs_make_blocks_final_that_were_mined_in_them() -> None:
+    outcome = run(Plan.of(LONG))
+    assert 10 <= outcome.final <= outcome.blocks - Plan.of(LONG).final_depth
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -150,8 +150,11 @@ class Chain:
         if position >= self._base:
             known = self._known[position - self._base]
             return Edge(position, known.hash, known.timestamp)
-        block = self._block(position)
-        return Edge(position, block.stored_hash, block.header.timestamp)
+        headers = self.store.headers(position, position + 1)
+        hashes = self.store.hashes(position, position + 1)
+        if len(headers) != 1 or len(hashes) != 1:
+            raise DamagedError(f"block {position} is missing")
+        return Edge(position, hashes[0].tobytes(), Header.unpack(headers[0].tobytes()).timestamp)
 
     def has(self, edge: Edge) -> bool:
         """Whether a block is on this chain."""

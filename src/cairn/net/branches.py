@@ -58,6 +58,12 @@ class Span:
         """Of the last block."""
         return bytes(self.run.hashes[self.places][-1])
 
+    @property
+    def answer_bytes(self) -> int:
+        """Of the data of the blocks, as far as they come in one answer."""
+        sizes = self.run.headers[self.places].view(HEADER_DTYPE).reshape(-1)["size"]
+        return max(int(sizes[0]), min(int(sizes.sum()), limits.ANSWER_BYTES))
+
     def segment(self, message: Bodies) -> Segment:
         """Return the blocks of an answer, of which there may be fewer than were asked for.
 
@@ -84,6 +90,8 @@ class BodyRequest(NamedTuple):
     span: Span
     asked: float
     until: float
+    size: int
+    """Bytes of data that may come."""
 
 
 @dataclass(eq=False, slots=True)
@@ -95,6 +103,8 @@ class Branch:
     end: Edge
     work: int
     """Of the chain that ends there; no less than that, where `is_deep`."""
+    before: int
+    """What of that is of the blocks up to `base`, as it was when that was last looked at."""
     is_deep: bool
     """Whether following it would take final blocks off. Then no parts are kept."""
     since: float
@@ -139,7 +149,7 @@ class Branch:
         Returns the first part whose headers have to be asked for again.
         """
         self.cut = max(self.cut, self.base.index + 1)
-        if sum(len(piece.data) for piece in self.here.values()) > limits.WINDOW_BYTES:
+        if self.waiting_bytes > limits.WINDOW_BYTES:
             return None
         for part in islice(self.parts, window):
             if part.stop <= self.cut:
@@ -158,6 +168,11 @@ class Branch:
             pieces.append(piece)
             at = piece.stop
         return pieces
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of the data of blocks that are here."""
+        return sum(len(piece.data) for piece in self.here.values())
 
     @property
     def first_missing(self) -> int:

@@ -3,8 +3,9 @@
 Enough blocks must follow, as genesis says. That alone is cheap for who shows a chain to a node that
 is new, or was off for long: targets of a chain that is late are easy, and `final_depth` blocks can
 be made in no time. So they also must have followed for a while, in which others could show more
-work; and nothing becomes final past the place where a branch parts that has shown more, or before a
-node that knows of peers has had one for as long: the first to answer may be hostile.
+work; and nothing becomes final past the place where a branch parts that has shown more, while one
+whom we have dialled claims more than was shown, and may yet show it, or before a node that knows of
+peers has had one for as long: the first to answer may be hostile.
 
 What is due becomes final with the next block, 65,536 blocks at most with each.
 """
@@ -35,16 +36,22 @@ class Finality:
         intervals = limits.HELD_INTERVALS * asert.interval / MICROSECONDS
         self._seconds = min(intervals, limits.HELD_SECONDS)
         self._held = deque([(float("-inf"), hub.chain.length)])  # since when so many blocks
+        self._claimed: dict[str, float] = {}  # by URL, since when it claims more than was shown
 
-    def most(self, start: int, stop: int, others: Iterable[Branch], branch: Branch | None) -> int:
+    def most(
+        self, start: int, stop: int, work: int, others: Iterable[Branch], branch: Branch | None
+    ) -> int:
         """Return how many blocks may be final when those from `start` to `stop` have come.
 
-        `others` are branches with more work, `branch` the one that the blocks are of, if any. A
-        long one that was shown a while ago, and that no peer claims to surpass, is taken for what
-        there is, and becomes final as it comes.
+        `work` is what the chain has then, `others` are branches with more, `branch` the one that
+        the blocks are of, if any. A long one that was shown a while ago, and that no peer claims to
+        surpass, is taken for what there is, and becomes final as it comes.
         """
         until = self._hub.now - self._seconds
         if self._expects_peers and all(peer.since > until for peer in self._hub.ready):
+            return 0
+        others = list(others)
+        if self._is_claimed(max([work, *(b.work for b in (*others, branch) if b is not None)])):
             return 0
         claims = (peer.claim.work for peer in self._hub.ready if peer.claim)
         is_old = branch is not None and branch.is_long and branch.since <= until
@@ -55,6 +62,22 @@ class Finality:
             held = min(held, start)
         most = held - self._hub.chain.terms.final_depth
         return min([most, *(other.base.index + 1 for other in others)])
+
+    def _is_claimed(self, shown: int) -> bool:
+        """Whether one whom we have dialled claims more than what was shown, and may yet show it.
+
+        Not one who has dialled us: anybody can, and could have nothing become final.
+        """
+        now, is_claimed = self._hub.now, False
+        for peer in self._hub.ready:
+            if peer.urls and peer.claim and peer.claim.work > shown:
+                since = self._claimed.setdefault(peer.urls[0], now)
+                is_claimed |= now - since < limits.CLAIMED_SECONDS
+            elif peer.urls and peer.claim:
+                self._claimed.pop(peer.urls[0], None)
+        for url in list(self._claimed)[: -limits.SLOW_PEERS]:
+            del self._claimed[url]
+        return is_claimed
 
     def moved(self, move: Move) -> None:
         """Note that the chain has moved."""

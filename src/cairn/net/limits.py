@@ -66,6 +66,9 @@ HELD_INTERVALS: Final = 5
 """Intervals for which blocks must have been followed by enough others before they are final, and"""
 HELD_SECONDS: Final = 30.0
 """at most so long: time to show us another chain, if there is one with more work."""
+CLAIMED_SECONDS: Final = 300.0
+"""How long nothing becomes final while a peer claims more work than was shown: time to be asked for
+it, when others have shown what they have, and to show it."""
 SETTLING_SECONDS: Final = 5.0
 """After the start, peers that we know of have so long to say where their chains end, before we
 follow any."""
@@ -81,6 +84,9 @@ POOL_SHARE: Final = 4
 ENTRY_RATE: Final = 8000.0
 """Entries a second that a peer announces, asks for or sends, over time."""
 ENTRY_BURST: Final = 80_000
+ENTRY_BYTES_RATE: Final = 8 * 2**20
+ENTRY_BYTES_BURST: Final = 64 * 2**20
+"""Bytes a second of entries that we ask a peer for, over time: all links together 184 MiB."""
 TELLING_SHARE: Final = 4
 """We announce to a peer at a quarter of that: it asks, and is sent, as many, and so does it."""
 LEAST_TOLD: Final = 16
@@ -88,6 +94,9 @@ LEAST_TOLD: Final = 16
 MESSAGE_RATE: Final = 500.0
 """Messages a second from a peer, over time; each costs some 20 µs to read."""
 MESSAGE_BURST: Final = 5_000
+UNASKED_RATE: Final = 2**20
+UNASKED_BURST: Final = 16 * 2**20
+"""Bytes from a peer that are no answer to us: four times the ids that it may tell of."""
 SERVED_RATE: Final = 64 * 2**20
 """Bytes a second of blocks and headers that one peer is served, over time."""
 SERVED_BURST: Final = 64 * 2**20

@@ -223,6 +223,8 @@ class Network:
             heard=now,
             messages=Budget(limits.MESSAGE_RATE, limits.MESSAGE_BURST, now),
             entries=Budget(limits.ENTRY_RATE, limits.ENTRY_BURST, now),
+            entry_bytes=Budget(limits.ENTRY_BYTES_RATE, limits.ENTRY_BYTES_BURST, now),
+            unasked=Budget(limits.UNASKED_RATE, limits.UNASKED_BURST, now),
             served=Budget(limits.SERVED_RATE, limits.SERVED_BURST, now),
             little=Budget(limits.LITTLE_RATE, limits.LITTLE_BURST, now),
             telling=Budget(
@@ -297,9 +299,11 @@ class Network:
         hub = self._hub
         peer.heard = hub.now
         try:
-            _require_left(peer.messages, hub.now)
+            _require_left(peer.messages, 1, hub.now)
             message = decode(frame)
             if peer.handshake.ready:
+                if not self._is_awaited(peer, message):
+                    _require_left(peer.unasked, len(frame), hub.now)
                 self._take(peer, message)
             else:
                 for answer in peer.handshake.take(message):
@@ -343,6 +347,15 @@ class Network:
             return old  # it may be dead
         dialler_stays = self._identity.key < (new.handshake.peer_key or b"")
         return old if (new.dialled is not None) is dialler_stays else new
+
+    def _is_awaited(self, peer: Peer, message: Message) -> bool:
+        """Whether a message is one that may be large, and that we have asked for."""
+        match message:
+            case Headers():
+                return peer.headers is not None and peer.headers.number == message.number
+            case Bodies():
+                return message.number in peer.bodies
+        return isinstance(message, Entries)  # each of which the relay looks at
 
     def _take(self, peer: Peer, message: Message) -> None:
         """Take a message of a peer that has proven its key.
@@ -466,11 +479,11 @@ class Network:
                 self._refuse(peer, Refusal("busy", "we have seen what there is"))
 
 
-def _require_left(messages: Budget, now: float) -> None:
-    """Count a message.
+def _require_left(budget: Budget, amount: int, now: float) -> None:
+    """Count messages, or their bytes.
 
     Raises:
         Refusal: there are too many.
     """
-    if not messages.take(1, now):
-        raise Refusal("flood", "more messages than a peer may send")
+    if not budget.take(amount, now):
+        raise Refusal("flood", "more than a peer may send that was not asked")

@@ -28,12 +28,20 @@ class Budget:
 
     def take(self, amount: float, now: float) -> bool:
         """Take `amount`; whether there was anything left. It may be owed after."""
-        self._left = min(self._burst, self._left + max(now - self._at, 0.0) * self._rate)
-        self._at = now
+        self._fill(now)
         if self._left <= 0:
             return False
         self._left -= amount
         return True
+
+    def owe(self, amount: float, now: float) -> None:
+        """Take `amount`, whether there is anything left or not."""
+        self._fill(now)
+        self._left -= amount
+
+    def _fill(self, now: float) -> None:
+        self._left = min(self._burst, self._left + max(now - self._at, 0.0) * self._rate)
+        self._at = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,10 @@ class Peer:
     """When the last frame came."""
     messages: Budget
     entries: Budget
+    entry_bytes: Budget
+    """Of entries that it is asked for."""
+    unasked: Budget
+    """How many bytes it may send that are no answers."""
     served: Budget
     little: Budget
     """Of what it is served, as much as never waits for others."""

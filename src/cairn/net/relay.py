@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -59,11 +59,17 @@ class Relay:
         """
         ids = split(message.ids, HASH)
         self._charge(peer, len(ids))
+        wanted: dict[bytes, None] = {}
+        room = self._room(peer)
         for entry_id in ids:
             peer.knows(entry_id)
-            if not self._has(entry_id) and len(peer.offered) < limits.KNOWN_IDS:
+            if self._has(entry_id):
+                continue
+            if entry_id not in self._asked and len(wanted) < room:
+                wanted[entry_id] = None
+            elif len(peer.offered) < limits.KNOWN_IDS:
                 peer.offered.append(entry_id)
-        self._pull(peer)
+        self._ask(peer, wanted)
 
     def on_want(self, peer: Peer, message: Want) -> None:
         """Send entries that a peer asks for, as far as they are here.
@@ -83,12 +89,14 @@ class Relay:
             Refusal: one cannot be an entry of this ledger, or there are too many.
         """
         self._charge(peer, len(message.entries))
+        before = self._asked_of[peer.id]
         came: list[bytes] = []
         try:
             came.extend(self._taken(peer, message))
         finally:
             self._came(came)
-        self._pull(peer)
+        if self._asked_of[peer.id] < before:
+            self._pull(peer)
 
     def moved(self, move: Move) -> None:
         """Take out of the pool what was mined, and take back what no longer is."""
@@ -158,8 +166,11 @@ class Relay:
             entry_id = leaf_hash(entry)
             asked = self._asked.get(entry_id)
             if asked is None or asked.peer != peer.id:
+                if not peer.unasked.take(len(entry), self._hub.now):
+                    raise Refusal("flood", "more bytes than a peer may send unasked")
                 continue
             self._forget(entry_id)
+            peer.entry_bytes.owe(len(entry), self._hub.now)
             if not self._chain.is_entry(entry):
                 raise Refusal(
                     "canonical", f"entry {entry_id.hex()} is not canonical JSON in limits"
@@ -199,8 +210,8 @@ class Relay:
 
     def _pull(self, peer: Peer) -> None:
         """Ask a peer for what it has offered, as far as no other is being asked for that."""
-        wanted: list[bytes] = []
-        room = limits.ASKED_ENTRIES - self._asked_of[peer.id]
+        wanted: dict[bytes, None] = {}
+        room = self._room(peer)
         for _ in range(min(len(peer.offered), 2 * limits.MAX_IDS)):
             if len(wanted) >= min(room, limits.MAX_IDS):
                 break
@@ -208,7 +219,15 @@ class Relay:
             if entry_id in self._asked:
                 peer.offered.append(entry_id)
             elif not self._has(entry_id):
-                wanted.append(entry_id)
+                wanted[entry_id] = None
+        self._ask(peer, wanted)
+
+    def _room(self, peer: Peer) -> int:
+        """Return how many entries a peer may be asked for now."""
+        may_send = peer.entry_bytes.take(0, self._hub.now)
+        return limits.ASKED_ENTRIES - self._asked_of[peer.id] if may_send else 0
+
+    def _ask(self, peer: Peer, wanted: Collection[bytes]) -> None:
         if wanted:
             asked = _Asked(peer.id, self._hub.now + limits.ENTRIES_SECONDS)
             self._asked.update(dict.fromkeys(wanted, asked))

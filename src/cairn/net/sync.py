@@ -95,14 +95,15 @@ class Sync:
         header = Header.unpack(message.header)
         end = Edge(header.index, header.hash, header.timestamp)
         since = peer.claim.since if peer.claim else self._hub.now
+        if peer.claim is None or peer.claim.tip != end:
+            peer.early = 0.0
         peer.claim = claim = Claim(end, int.from_bytes(message.work, "big"), since)
-        peer.early = 0.0
         chain = self._chain
-        if claim.work <= chain.work:
+        if claim.work <= chain.work or peer.early > self._hub.now:
             return
         follows = (b for b in self.branches if b.end.hash == header.previous_hash)
         if header.previous_hash == chain.tip.hash and not self._is_known(claim):
-            branch = Branch(chain.tip, chain.tip, chain.work, False, self._hub.now)
+            branch = Branch(chain.tip, chain.tip, chain.work, chain.work, False, self._hub.now)
         elif (found := next(follows, None)) is not None:
             branch = found
         else:
@@ -283,7 +284,7 @@ class Sync:
         base = self._chain.edge(position)
         is_deep = position + 1 < self._chain.final
         work = self._chain.work_above(position) if is_deep else self._chain.work_at(position)
-        return Branch(base, base, work, is_deep, self._hub.now), headers[known:]
+        return Branch(base, base, work, work, is_deep, self._hub.now), headers[known:]
 
     def _extend(self, peer: Peer, branch: Branch, headers: bytes) -> bool:
         """Let headers go on with a branch, unless one is dated too far ahead of our clock.
@@ -326,11 +327,13 @@ class Sync:
 
     def _consider(self, branch: Branch) -> None:
         """Follow a branch, if it has more work than what we have."""
+        if not self._is_from_ours(branch):
+            return
         best = max(self._chain.work, self._minimum - 1)
-        if branch.is_deep and branch.work > best:
-            # What was shown may be of more work than what we know at hand: now it is worth looking.
-            shown = branch.work - self._chain.work_above(branch.base.index)
-            self.deep = branch if self._chain.work_at(branch.base.index) + shown > best else None
+        base, shown = branch.base.index, branch.work - branch.before
+        if branch.is_deep and self._chain.work_above(base) + shown > best:
+            # It may be of more work than what we know at hand: now it is worth looking.
+            self.deep = branch if self._chain.work_at(base) + shown > best else None
         elif not branch.is_deep and branch.work > best and branch not in self.branches:
             # Who shows another one has left what nobody else has shown.
             self.branches = [b for b in self.branches if b.shown != branch.shown]
@@ -341,19 +344,24 @@ class Sync:
 
     def settle(self) -> None:
         """See what the chain's having moved has made of the branches."""
-        chain = self._chain
-        for branch in self.branches:
-            while branch.parts and chain.has(branch.parts[0].end):
-                branch.rebase(branch.parts[0].end)
         self.branches = [
             branch
             for branch in self.branches
-            if branch.parts
-            and branch.work > chain.work
-            and branch.base.index + 1 >= chain.final
-            and chain.has(branch.base)
+            if self._is_from_ours(branch)
+            and branch.parts
+            and branch.work > self._chain.work
+            and not branch.is_deep
         ]
         self._request()
+
+    def _is_from_ours(self, branch: Branch) -> bool:
+        """Whether a branch parts from our chain as it is now, having noted where."""
+        chain = self._chain
+        while branch.parts and chain.has(branch.parts[0].end):
+            branch.rebase(branch.parts[0].end)
+        if not branch.is_deep and branch.base.index + 1 < chain.final:  # meanwhile
+            branch.is_deep, branch.before = True, chain.work_at(branch.base.index)
+        return chain.has(branch.base)
 
     # Blocks
 
@@ -391,10 +399,19 @@ class Sync:
         idle = next((peer for peer in able if peer.headers is None), None)
         if part is not None and part not in asked and idle is not None:
             self._ask_headers(idle, [part.before.hash], branch, part)
+        self._ask_again(branch, able)
+        first = branch.first_missing
+        waiting = branch.waiting_bytes
+        waiting += sum(
+            r.size for p in self._hub.ready for r in p.bodies.values() if r.branch is branch
+        )
         while branch.spans and (peer := self._least_busy(able)):
-            self._ask_bodies(peer, branch, branch.spans.popleft())
-        if not branch.spans:
-            self._ask_again(branch, able)
+            span = min(branch.spans, key=lambda span: span.start)
+            waiting += span.answer_bytes
+            if waiting > limits.WINDOW_BYTES and span.start != first:
+                return
+            branch.spans.remove(span)
+            self._ask_bodies(peer, branch, span)
 
     def _least_busy(self, able: list[Peer]) -> Peer | None:
         """Return who may be asked for blocks; who has kept us waiting only if all have."""
@@ -424,7 +441,7 @@ class Sync:
         self._number += 1
         now = self._hub.now
         until = now + limits.BODIES_SECONDS * (1 + len(peer.bodies))
-        peer.bodies[self._number] = BodyRequest(branch, span, now, until)
+        peer.bodies[self._number] = BodyRequest(branch, span, now, until, span.answer_bytes)
         count = span.stop - span.start
         self._hub.send(peer, GetBodies(self._number, span.start, count, span.last_hash))
 
@@ -489,7 +506,7 @@ class Sync:
         `work` is what it has then.
         """
         others = (b for b in self.branches if b is not branch and b.work > work)
-        most = self._finality.most(pieces[0].start, pieces[-1].stop, others, branch)
+        most = self._finality.most(pieces[0].start, pieces[-1].stop, work, others, branch)
         move = self._chain.advance(pieces, most)
         self._finality.moved(move)
         return move
