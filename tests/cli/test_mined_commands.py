@@ -248,3 +248,22 @@ def test_mined_chain_goes_out_and_in_and_is_copied(directory: Path, tmp_path: Pa
     output = cairn("import", tmp_path / "changed", "--ledger", tmp_path / "not", code=1).output
     assert "block 1 breaks rule 'data_root'" in output
     assert not (tmp_path / "not").exists()
+
+
+# Peers that are gone
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_node_whose_peers_are_gone_for_good_is_final_when_it_forgets_them(
+    directory: Path, forgets: bool
+) -> None:
+    quick = ("--interval", "100ms", "--half-life", "1s", "--final-depth", "3")
+    cairn("init", "--seal", "work", *quick, "--bits", "207fffff")
+    with Ledger.open(directory) as ledger:
+        ledger.chain().store.set_addresses(["ws://192.0.2.1:5000"])
+    cairn("mine", "--blocks", "30", *(["--forget-peers"] if forgets else []))
+    with Ledger.open(directory) as ledger:
+        chain = ledger.chain()
+        assert chain.length == 31
+        assert (chain.final > 1) is forgets
+        assert bool(chain.store.addresses()) is not forgets

@@ -612,6 +612,29 @@ class Resolving:
         return getattr(self._loop, name)
 
 
+def test_names_that_are_never_found_keep_nobody_from_those_of_the_operator() -> None:
+    threads, forever = threading.Semaphore(4), threading.Event()
+    with here(Echo(mute=True)) as other:
+        named = f"ws://named.example.org:{other.port}"
+
+        async def found(host: str, *_: Any, **__: Any) -> list[Any]:
+            if not threads.acquire(blocking=False):
+                await asyncio.sleep(60)  # until one is free
+            if host != "named.example.org":
+                await asyncio.to_thread(forever.wait)  # which nobody can end
+            threads.release()
+            return [(2, 1, 6, "", ("127.0.0.1", other.port))]
+
+        with here(Echo(mute=True), named=[named], dial_seconds=0.3) as running:
+            running.links._loop = Resolving(running.links._loop, found)  # type: ignore[assignment]
+            for number in range(12):
+                running.dial(f"ws://told{number}.example.org:5000")
+            until(lambda: len(running.machine.seen(DialFailed)) == 12)
+            running.dial(named)
+            assert opened(running, 1)[0].dialled == named
+            forever.set()
+
+
 def test_the_next_address_of_a_name_is_tried(caplog: pytest.LogCaptureFixture) -> None:
     with here(Echo(mute=True)) as running, here(Echo(mute=True)) as other:
 

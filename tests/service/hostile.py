@@ -122,6 +122,11 @@ class Attack:
         ]
         self._pace(link, MESSAGE_RATE, (random.choice(spam) for _ in count()))
 
+    def large(self, link: Link) -> None:
+        """The same, as large as they may be."""
+        size = 2**20
+        self._pace(link, 50, (Bodies(7, size.to_bytes(4), bytes(size)) for _ in count()))
+
     def haves(self, link: Link) -> None:
         """Offers of entries that do not come."""
         rate = ENTRY_RATE / MAX_IDS
@@ -234,7 +239,7 @@ class Attack:
 
 KINDS: Final = (
     *("pings", "unasked", "haves", "wants", "entries", "locators", "bodies", "addresses"),
-    *("liars", "fragments", *["deaf"] * DEAF_LINKS),
+    *("large", "liars", "fragments", *["deaf"] * DEAF_LINKS),
 )
 
 

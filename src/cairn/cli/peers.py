@@ -43,6 +43,12 @@ _OPTIONS: Final = (
         help="Have only nodes with such a key (64 hex digits) as peers.",
     ),
     click.option(
+        "--forget-peers",
+        "forgets",
+        is_flag=True,
+        help="Begin with the nodes of --peer alone, without those met in earlier runs.",
+    ),
+    click.option(
         "--minimum-work",
         default="0",
         metavar="HEX",
@@ -69,6 +75,7 @@ def peers_of(
     urls: tuple[str, ...],
     address: str,
     allowed: tuple[str, ...],
+    forgets: bool,
     minimum_work: str,
     threads: int,
     *,
@@ -91,12 +98,13 @@ def peers_of(
         raise Failed(str(error)) from error
     if any(len(key) != 32 for key in keys):
         raise Failed("the key of a node has 64 hex digits: GET /peers shows its own")
-    if not (mines or urls or address or keys or work):
+    if not (mines or urls or address or keys or forgets or work):
         return None
     return Peers(
         urls=urls,
         address=address,
         allowed=keys,
+        forgets=forgets,
         minimum_work=work,
         threads=threads if mines else 0,
     )

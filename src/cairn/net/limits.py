@@ -95,8 +95,8 @@ MESSAGE_RATE: Final = 500.0
 """Messages a second from a peer, over time; each costs some 20 µs to read."""
 MESSAGE_BURST: Final = 5_000
 UNASKED_RATE: Final = 2**20
-UNASKED_BURST: Final = 16 * 2**20
-"""Bytes from a peer that are no answer to us: four times the ids that it may tell of."""
+UNASKED_BURST: Final = 4 * 2**20
+"""Bytes from a peer that are no answer to us: more than the ids that it may tell of."""
 SERVED_RATE: Final = 64 * 2**20
 """Bytes a second of blocks and headers that one peer is served, over time."""
 SERVED_BURST: Final = 64 * 2**20

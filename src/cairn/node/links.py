@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from ipaddress import ip_address
 from itertools import count
 from queue import Empty, SimpleQueue
 from socket import SOCK_STREAM
@@ -47,6 +48,9 @@ TURN: Final = 256
 """What the machine did is carried out so many events at a time, before others have their turn."""
 TRIED: Final = 4
 """Addresses of one name that are tried."""
+LOOKUPS: Final = 2
+"""Names that peers have told are looked up, so many at a time: it takes a thread, of which there are
+few, and cannot be ended; one is to be left for the names of the operator."""
 PAUSE_SECONDS: Final = 1.0
 """Before a machine that the store has failed is made anew; doubled while that fails, too."""
 PAUSE_MOST_SECONDS: Final = 60.0
@@ -147,6 +151,7 @@ class Links:
         """Messages and bytes that were `sent` and `received`, by that and the kind of the frame."""
         self._accepted: set[PeerId] = set()
         self._dials: set[asyncio.Task[None]] = set()
+        self._lookups: set[asyncio.Task[Any]] = set()  # of names that peers have told
         self._stopping = False
         self._empty = asyncio.Event()
         self._asked: SimpleQueue[Event | _Call | None] = SimpleQueue()  # to the machine
@@ -177,6 +182,8 @@ class Links:
         while self._links or self._dials:
             self._empty.clear()
             await self._empty.wait()
+        for look in self._lookups:
+            look.cancel()
         self._asked.put(None)
         await asyncio.to_thread(self._thread.join)
         self._bug = self._bug or NetworkStoppedError("the node stops")
@@ -323,6 +330,30 @@ class Links:
             log.info("no link to %s: %s", url, str(error) or "it takes too long")
             self.tell(DialFailed(url))
 
+    async def _look_up(self, address: Address) -> list[str]:
+        """Return the IP addresses of a host.
+
+        Raises:
+            OSError: it has none, or too many others are being looked up.
+        """
+        look = self._loop.getaddrinfo(address.host, address.port, type=SOCK_STREAM)
+        if str(address) not in self._named and _is_name(address.host):
+            if len(self._lookups) >= LOOKUPS:
+                look.close()
+                raise ConnectionError("too many names are being looked up")
+            task = self._loop.create_task(look)
+            self._lookups.add(task)
+            task.add_done_callback(self._looked_up)
+            found = await asyncio.shield(task)
+        else:
+            found = await look
+        return list(dict.fromkeys(str(socket[0]) for *_, socket in found))
+
+    def _looked_up(self, task: asyncio.Task[Any]) -> None:
+        self._lookups.discard(task)
+        if not task.cancelled():
+            task.exception()  # whether anybody waits for it or not
+
     async def _connect(self, url: str) -> None:
         """Open a link at the first address of the name that gives one.
 
@@ -330,8 +361,7 @@ class Links:
             ConnectionError: none does; or another OSError, or ValueError.
         """
         address = Address.parse(url)
-        found = await self._loop.getaddrinfo(address.host, address.port, type=SOCK_STREAM)
-        ips = list(dict.fromkeys(str(socket[0]) for *_, socket in found))
+        ips = await self._look_up(address)
         if str(address) not in self._named:
             # A name may be made up to have us knock at doors that whoever says it cannot reach.
             ips = [ip for ip in ips if scope_of(ip) >= scope_of(address.host)]
@@ -519,3 +549,11 @@ class _Call:
 
 
 _Asked: TypeAlias = Event | _Call | _HangUp
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return True
+    return False

@@ -110,6 +110,8 @@ class Peers:
     """Where peers can dial this node, if they can."""
     allowed: Sequence[bytes] = ()
     """Keys of those that may be peers; all nodes of the ledger may, if there are none."""
+    forgets: bool = False
+    """Whether to begin without those that were met in earlier runs."""
     minimum_work: int = 0
     """Chain work that a chain must show before its blocks are asked for."""
     threads: int = 0
@@ -149,6 +151,7 @@ class Peering:
         self.halted = why_halted(directory)
         """Why this node takes part no more, if it does not."""
         self._clock = SteadyClock()
+        self._has_begun = False
         self._chain, self._pool, self._book, self._network = self._begin()
         self._is_alone = not self._book.begins_with
         self.links = Links(
@@ -179,6 +182,9 @@ class Peering:
         """
         peers, chaos = self._peers, random.SystemRandom()
         chain, pool = self._ledger.chain(), Pool()
+        if peers.forgets and not self._has_begun:
+            chain.store.set_addresses([])
+        self._has_begun = True
         known = chain.store.addresses()
         book = AddressBook(peers.urls, known, own=peers.address, random=chaos)
         pool.give_back(chain.waiting(), self._clock())
