@@ -49,8 +49,8 @@ TURN: Final = 256
 TRIED: Final = 4
 """Addresses of one name that are tried."""
 LOOKUPS: Final = 2
-"""Names that peers have told are looked up, so many at a time: it takes a thread, of which there are
-few, and cannot be ended; one is to be left for the names of the operator."""
+"""Names that peers have told are looked up, so many at a time: each takes one of few threads, and
+cannot be ended; one is to be left for the names of the operator."""
 PAUSE_SECONDS: Final = 1.0
 """Before a machine that the store has failed is made anew; doubled while that fails, too."""
 PAUSE_MOST_SECONDS: Final = 60.0
