@@ -1,8 +1,9 @@
-"""A process in which every call of an operation fails once, each time in a fresh directory.
+"""A process in which calls of an operation fail, one at a time, each time in a fresh directory.
 
-Usage: scenarios SCENARIO DIRECTORY FAULT ..., started with the library of shim.c; where DIRECTORY
-has a folder "traces", all that each case does to the disk is recorded there. It only acts and says
-what happened, a JSON list a line and in the traces; who started it judges.
+Usage: scenarios SCENARIO DIRECTORY EVERY FAULT ..., started with the library of shim.c: of all
+calls each fails if EVERY is 1, each third if it is 3, with every fault another third. Where
+DIRECTORY has a folder "traces", all that each case does to the disk is recorded there. It only acts
+and says what happened, a JSON list a line and in the traces; who started it judges.
 """
 
 from __future__ import annotations
@@ -570,7 +571,7 @@ def go_on_mining(case: Case) -> None:
         case.step()
 
 
-def main(scenario: str, root: str, *faults: str) -> None:
+def main(scenario: str, root: str, every: str, *faults: str) -> None:
     warnings.simplefilter("ignore")  # a tail that could not be sealed
     tune(databases, LOG_PAGES=LOG_PAGES)
     tune(cairn_writer, BATCH_ENTRIES=BATCH)
@@ -581,8 +582,8 @@ def main(scenario: str, root: str, *faults: str) -> None:
     make_template(template)
     appends_before_checkpoint(template)
     _, act = (SCENARIOS | SOAKED | STORIES)[scenario]
-    for fault in faults:
-        for k in itertools.count(1):
+    for number, fault in enumerate(faults):
+        for k in itertools.count(1 + number % int(every), int(every)):
             name = f"{fault} {k}"
             if traces.exists():
                 shim.trace(traces / name)

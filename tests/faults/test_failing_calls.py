@@ -32,15 +32,26 @@ def cases(output: str) -> Iterator[tuple[str, list[list[Any]]]]:
 
 
 @pytest.mark.parametrize(
-    "scenario", [*SCENARIOS, *(pytest.param(name, marks=pytest.mark.soak) for name in SOAKED)]
+    ("scenario", "every"),
+    [
+        *((name, 3) for name in SCENARIOS),
+        *(pytest.param(name, 1, marks=pytest.mark.soak) for name in (*SCENARIOS, *SOAKED)),
+    ],
 )
-def test_each_call_may_fail(scenario: str, shim_library: Path, memory_path: Path) -> None:
+def test_each_call_may_fail(
+    scenario: str, every: int, shim_library: Path, memory_path: Path
+) -> None:
     watched, copies = memory_path / "watched", memory_path / "copies"
     watched.mkdir()
     copies.mkdir()
     faults = [fault for fault in FAULTS if fault not in ("none", "sync fails")]
     process = start(
-        "scenarios", scenario, memory_path, *faults, environment=environment(shim_library, watched)
+        "scenarios",
+        scenario,
+        memory_path,
+        every,
+        *faults,
+        environment=environment(shim_library, watched),
     )
     template = memory_path / "template" / "closed"
     cannot_tidy_up = ("kill", "disk dead", *(["disk full"] if "files" in scenario else []))
@@ -60,6 +71,6 @@ def test_each_call_may_fail(scenario: str, shim_library: Path, memory_path: Path
         except (AssertionError, CairnError) as error:
             said.problems.append(str(error))
         problems += [f"{name}: {problem}" for problem in said.problems]
-    assert "EIO once 2" in names, "no call was seen: does SQLite go past the library?"
+    assert f"EIO once {1 + every}" in names, "no call was seen: does SQLite go past the library?"
     shown = "\n".join(f"{p.splitlines()[0]} … {p.splitlines()[-1]}" for p in problems)
     assert not problems, f"{problems[0]}\n\nAll {len(problems)} in {len(names)} steps:\n{shown}"
