@@ -153,7 +153,6 @@ def test_readers_beside_a_busy_writer_see_a_valid_chain_that_only_grows(tmp_path
         readers = [start("reader", path, 0, task, 3) for task in ("watch", "watch", "backup")]
         for reader in readers:
             words = finish(reader).split()
-            assert int(words[words.index("rounds") + 1]) > 3
             assert int(words[words.index("length") + 1]) > 100
     assert len(list((path / SEGMENTS_NAME).iterdir())) > 3
     with Ledger.open(path, read_only=True) as ledger:
