@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     They are gone afterwards; `--basetemp` says where to keep them.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     if hasattr(config, "workerinput") or not os.access(MEMORY, os.W_OK):
         return
     for left in MEMORY.glob("cairn-suite-*"):  # by runs that were killed

@@ -22,7 +22,6 @@ from cairn import Ledger
 from cairn.store import stored_runs
 from tests.faults.harness import tune
 
-
 ROUNDS = 4
 """At least, on however slow a machine."""
 
