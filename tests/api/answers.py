@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from tests.api.servers import Answer
 
 PROBLEM: Final = "application/problem+json"
 PREFIX: Final = "urn:cairn:problem:"
+BROWSER: Final = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+"""What a browser says of itself."""
 
 
 def problem(answer: httpx.Response | Answer, status: int, slug: str) -> dict[str, Any]:
@@ -39,6 +42,17 @@ def problem(answer: httpx.Response | Answer, status: int, slug: str) -> dict[str
     return dict(value)
 
 
+def bare_page(answer: httpx.Response, status: int) -> httpx.Response:
+    """Check that this is a page that is whole in itself, and that nothing in it runs; return it."""
+    assert answer.status_code == status, answer.text[:300]
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    guarded(answer.headers)
+    tags = set(re.findall(r"<(\w+)", answer.text))
+    assert tags == {"html", "head", "meta", "title", "body", "h1", "p"}
+    assert "=" not in answer.text.partition("<body>")[2], "it refers to something"
+    return answer
+
+
 def guarded(headers: Mapping[str, str], path: str = "") -> None:
     """Check that a browser is told what it may do with this answer, which is that of `path`."""
     own = {}
@@ -46,10 +60,12 @@ def guarded(headers: Mapping[str, str], path: str = "") -> None:
         own = {"Cache-Control": "no-cache"}
     elif path.startswith("/tile/"):
         own = {"Cache-Control": "max-age=31536000, immutable"}
-    elif path == "/docs" or path.startswith("/explorer/"):
+    elif path.startswith("/explorer/"):
+        own = {"Cache-Control": "no-cache", "Content-Security-Policy": CSP}
+    elif path == "/docs":
         own = {"Content-Security-Policy": CSP}
     elif path == "/verify":
-        own = {"Content-Security-Policy": VERIFY_CSP}
+        own = {"Cache-Control": "no-cache", "Content-Security-Policy": VERIFY_CSP}
     for name, value in {**HEADERS, **own}.items():
         assert headers.get(name.lower()) == value, f"{name}: {headers.get(name.lower())}"
     assert headers["x-content-type-options"] == "nosniff"

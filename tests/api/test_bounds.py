@@ -18,7 +18,7 @@ import pytest
 from cairn import Ledger
 from tests.api.answers import problem
 from tests.api.conftest import Serve
-from tests.api.servers import PATIENCE, Server, Wire, length, metric, resident_bytes
+from tests.api.servers import PATIENCE, UNKNOWN, Server, Wire, length, metric, resident_bytes
 
 QUICK = {
     "header_seconds": 0.3,
@@ -48,6 +48,15 @@ def patient(serve_all: Serve, tmp_path_factory: pytest.TempPathFactory) -> Serve
     """Return a server that waits a minute for the next request, and not for half a one."""
     bounds = {"header_seconds": 0.3, "chunk_seconds": 0.3}
     return serve_all(ledger=tmp_path_factory.mktemp("patient") / "ledger", bounds=bounds)
+
+
+@pytest.fixture(scope="module")
+def crowded(serve_all: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """Return a server with enough blocks to search for some milliseconds, and room for two."""
+    path = tmp_path_factory.mktemp("crowded") / "ledger"
+    with Ledger.open(path) as ledger:
+        ledger.extend(range(50_000))
+    return serve_all(ledger=path, bounds={"searches": 2})
 
 
 @pytest.fixture
@@ -371,6 +380,30 @@ def test_a_request_whose_body_never_comes_makes_room_too(serve: Serve) -> None:
             assert wire.answer().status == 200
         for _ in range(10):
             assert server.ask(server.request("GET /health")).status == 200
+
+
+# Turns
+
+
+@pytest.mark.parametrize("target", [f"/entries/{UNKNOWN}", "/blocks?contains=nowhere"])
+def test_a_crowd_of_searches_does_not_make_the_next_one_wait(crowded: Server, target: str) -> None:
+    """Who comes to a long line is told so; when it has gone, all are let in again."""
+    served = 404 if "entries" in target else 200
+    with ExitStack() as stack, crowded.client() as client:
+        wires = [stack.enter_context(crowded.wire()) for _ in range(40)]
+        for wire in wires:
+            wire.send(crowded.request(f"GET {target}"))
+        answers = [wire.answer() for wire in wires]
+        refused = [answer for answer in answers if answer.status != served]
+        assert len(answers) - len(refused) >= 2
+        assert refused
+        for answer in refused:
+            assert "2 others search" in problem(answer, 503, "busy")["detail"]
+        for _ in range(3):
+            assert client.get(target).status_code == served
+        for wire in wires:  # and so it is with pages
+            wire.send(crowded.request(f"GET {target}", "Accept: text/html"))
+        assert {wire.answer().status for wire in wires} == {served, 503}
 
 
 # Clients that go away

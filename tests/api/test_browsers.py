@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.api.answers import problem
+from tests.api.answers import BROWSER, bare_page, problem
 from tests.api.conftest import Serve
 from tests.api.servers import Server, length
 
@@ -132,6 +132,12 @@ def test_other_names(named: httpx.Client, host: str) -> None:
     assert length(named) == before
 
 
+@pytest.mark.parametrize("name", ["evil.example", "<script>alert(1)</script>", "\u202e.example"])
+def test_a_browser_is_told_of_a_wrong_name_with_a_page(named: httpx.Client, name: str) -> None:
+    answer = named.get("/", headers={b"host": name.encode(), b"accept": b"text/html"})
+    assert "is not a name of this node" in bare_page(answer, 421).text
+
+
 @pytest.mark.parametrize("body", [b"", b"1"])
 def test_a_request_has_one_host(server: Server, body: bytes) -> None:
     method = "POST /block" if body else "GET /head"
@@ -194,6 +200,15 @@ def test_its_own_pages_are_let_in(server: Server, client: httpx.Client) -> None:
         assert client.get("/head", headers=headers).status_code == 200
         other = {**headers, "host": f"127.0.0.2:{server.port}"}
         problem(client.post("/block", content=b"1", headers=other), 403, "forbidden")
+
+
+def test_a_browser_that_comes_from_another_page_gets_a_page(client: httpx.Client) -> None:
+    for headers in (
+        {"origin": "http://<b>.example"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+    ):
+        answer = bare_page(client.get("/", headers={**BROWSER, **headers}), 403)
+        assert "are refused" in answer.text
 
 
 def test_two_origins_are_refused(server: Server) -> None:

@@ -146,7 +146,7 @@ def test_tiles_may_be_kept_for_good_by_who_may_read_and_by_nobody_else(
         for answer in (reader.get(f"/{path}"), reader.head(f"/{path}")):
             assert answer.headers["cache-control"] == "max-age=31536000, immutable"
             assert answer.headers["x-content-type-options"] == "nosniff"
-    for path in ("/head", "/", "/blocks/0", "/blocks/0/receipt", "/tile/0/999", "/verify"):
+    for path in ("/head", "/", "/blocks/0", "/blocks/0/receipt", "/tile/0/999"):
         assert reader.get(path).headers["cache-control"] == "no-store"
 
 

@@ -14,7 +14,7 @@ from cairn.api.guard import Access
 from cairn.api.problems import ProblemError
 from cairn.api.routes import operations
 from cairn.cli import main
-from tests.api.answers import guarded, problem
+from tests.api.answers import BROWSER, bare_page, guarded, problem
 from tests.api.conftest import Serve
 from tests.api.servers import UNKNOWN, Server, example, genesis_entry, refusal, success
 
@@ -111,6 +111,23 @@ def test_a_wrong_token(closed: Server, outsider: httpx.Client, authorization: st
         assert TOKEN[:-1] not in str(found)
         assert "xxxx" not in str(found)
     assert outsider.get("/head", headers=bearer(TOKEN)).content == before
+
+
+@pytest.mark.parametrize("path", ["/", "/blocks/0", "/explorer/style.css", "/verify", "/nope"])
+def test_a_browser_without_a_token_gets_a_page(outsider: httpx.Client, path: str) -> None:
+    """It refers to no file, for which a token would be needed, too."""
+    answer = outsider.get(path, headers=BROWSER)
+    bare_page(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert "a bearer token is needed" in answer.text
+    assert "proxy" in answer.text
+    assert outsider.head(path, headers=BROWSER).headers["content-type"].startswith("text/html")
+    problem(outsider.get(path, headers={"accept": "*/*"}), 401, "unauthorized")
+
+
+def test_a_browser_that_may_only_read_gets_a_page(outsider: httpx.Client) -> None:
+    answer = outsider.get("/tamper", headers={**BROWSER, **bearer(READER)})
+    assert "may only read" in bare_page(answer, 403).text
 
 
 def test_a_token_in_the_query_is_none(outsider: httpx.Client) -> None:

@@ -143,6 +143,66 @@ def test_eight_open_tabs_do_not_keep_one_another_from_the_node(
     context.close()
 
 
+def test_windows_that_are_all_seen_share_one_stream(server: Server, browser: Browser) -> None:
+    """The seventh would wait for ever for a connection, if each had its own."""
+    context = browser.new_context()
+    pages: list[Page] = []
+    for _ in range(7):
+        pages.append(context.new_page())
+        pages[-1].goto(server.url, timeout=8000)
+        expect(newest(pages[-1])).to_have_attribute("data-state", "good")
+    post(server, "seen in every window")
+    for page in pages:
+        expect(newest(page)).to_have_id("block-20")
+    assert followers(server) == 1
+    pages.pop(0).close()  # the one that had the stream
+    post(server, "seen in all that are left")
+    for page in pages:
+        expect(newest(page)).to_have_id("block-21")
+    until(lambda: followers(server) == 1)
+    context.close()
+
+
+def test_window_that_is_opened_late_is_told_what_it_has_missed(
+    server: Server, browser: Browser
+) -> None:
+    context = browser.new_context()
+    first, second = context.new_page(), context.new_page()
+    first.goto(server.url)
+    second.goto(server.url)
+    expect(newest(second)).to_have_attribute("data-state", "good")
+    pause = second.get_by_role("button", name="Pause")
+    pause.click()
+    post(server, "meanwhile")
+    expect(newest(first)).to_have_id("block-20")
+    assert newest(second).get_attribute("id") == "block-19"
+    pause.click()
+    expect(newest(second)).to_have_id("block-20")
+    context.close()
+
+
+@pytest.mark.parametrize("locks", ["navigator.locks", "undefined"])
+def test_every_window_says_when_the_node_is_gone(
+    tmp_path: Path, browser: Browser, locks: str
+) -> None:
+    """Also where the browser has no locks, as by http from another machine."""
+    Ledger.open(tmp_path / "ledger").close()
+    context = browser.new_context()
+    context.add_init_script(f"Object.defineProperty(navigator, 'locks', {{ value: {locks} }})")
+    with start(tmp_path / "ledger") as server:
+        pages = [context.new_page() for _ in range(2)]
+        for page in pages:
+            page.goto(server.url)
+        until(lambda: followers(server) == (1 if locks != "undefined" else 2))
+        post(server, 1)
+        for page in pages:
+            expect(newest(page)).to_have_id("block-1")
+        server.kill()
+        for page in pages:
+            expect(page.locator("html")).to_have_class("offline")
+    context.close()
+
+
 def followers(server: Server) -> float:
     with server.client() as client:
         return metric(client, "cairn_followers")

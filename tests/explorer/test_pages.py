@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sqlite3
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from cairn import Ledger
 from cairn.core.block import Block
-from cairn.core.genesis import Genesis
+from cairn.core.genesis import Genesis, Work
 from cairn.store.directory import FILE_NAME
 from tests.api.servers import Server, start
 
@@ -157,6 +159,109 @@ def test_home_says_how_the_ledger_is(browser: httpx.Client, server: Server) -> N
     assert facts["length"] == facts["final"] == length(server)
 
 
+def signed(client: httpx.Client) -> int:
+    """Return how many blocks the published checkpoint covers."""
+    return int(client.get("/checkpoint").text.split("\n")[1])
+
+
+def test_home_says_up_to_which_block_the_ledger_is_signed(tmp_path: Path) -> None:
+    """On a work ledger, blocks that can still change are not, and others follow them."""
+    seal = Work(interval=1_000_000, half_life=10_000_000, final_depth=1000)
+    Ledger.create(tmp_path / "ledger", Genesis(name="mined", seal=seal)).close()
+    with start(tmp_path / "ledger", "--mine") as server, server.client() as client:
+        client.post("/block", json="mined").raise_for_status()
+        client.get("/checkpoint?covering=1").raise_for_status()
+        facts = client.get("/summary").json()
+        assert facts["length"] > 1
+        assert (facts["assurance"], facts["signed"]) == ("signed", signed(client)) == ("signed", 1)
+        home = Seen(client.get("/", headers={"Accept": BROWSER}).text).text
+        assert "Assurancesignedup to block 0" in home.replace("\n", "")
+
+
+def test_summary_says_how_many_blocks_are_signed(server: Server) -> None:
+    with server.client() as client:
+        client.get(f"/checkpoint?covering={length(server)}").raise_for_status()
+        assert client.get("/summary").json()["signed"] == signed(client) == length(server)
+
+
+def test_fresh_ledger_has_no_rate_and_says_how_to_record(tmp_path: Path) -> None:
+    with start(tmp_path / "ledger") as server, server.client(headers={"Accept": BROWSER}) as client:
+        page = Seen(client.get("/").text).text
+        assert "Arriving0 blocks" in page.replace("\n", "")
+        [line] = re.findall("curl .*", page)
+        assert 'href="/lab"' not in client.get("/").text
+        _, option, body, url = shlex.split(line)
+        assert (option, url) == ("-d", f"{server.url}/block")
+        answer = client.post(url, content=body, headers={"Accept": "*/*"})
+        assert answer.json()["data"] == {"hello": "world"}
+        page = await_text(client, "Arriving1 block")
+        assert "curl" not in page
+        assert "1 blocks" not in page
+
+
+def await_text(client: httpx.Client, text: str) -> str:
+    """Return the text of the first page, once it has this: it is made anew now and then."""
+    until = time.monotonic() + 10
+    while text not in (page := Seen(client.get("/").text).text.replace("\n", "")):
+        assert time.monotonic() < until, page
+    return page
+
+
+def test_fresh_lab_leads_to_something_to_break_and_offers_no_change_before(tmp_path: Path) -> None:
+    with (
+        start(tmp_path / "ledger", "--lab") as server,
+        server.client(headers={"Accept": BROWSER}) as client,
+    ):
+        assert 'Or go to the <a href="/lab">lab</a>' in client.get("/").text
+        lab = client.get("/lab").text
+        assert "there is nothing to change" in lab
+        assert Seen(lab).links.count("/lab/examples") == 1
+        assert not {"/lab/edit", "/tamper", "/lab/truncate"} & {*Seen(lab).links}
+        client.post("/lab/examples")
+        assert {"/lab/edit", "/tamper", "/lab/truncate"} <= {*Seen(client.get("/lab").text).links}
+
+
+def test_lab_stays_at_the_block_that_was_changed(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend(range(100, 110))
+    with (
+        start(tmp_path / "ledger", "--lab") as server,
+        server.client(headers={"Accept": BROWSER}) as client,
+    ):
+        client.post("/lab/edit", data={"block": "8", "data": "1"})
+        page = client.get("/lab").text
+        for form in ("edit", "rechain"):
+            fields = page.partition(f'action="/lab/{form}"')[2].partition("</form>")[0]
+            assert 'name="block" value="8"' in fields
+            assert "What block 8 " in fields
+        assert 'id="fetch" name="block"' in page
+        assert 'size="8" value="8"' in page
+        client.post("/lab/truncate", data={"block": "5", "record": "on"})
+        assert 'name="block" value="4"' in client.get("/lab").text, "the last that is left"
+
+
+def test_what_is_said_of_the_data_shown_is_so(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        ledger.extend([{"a": [1, "\u202egnirts"]}, "x" * 100_000])
+    with start(tmp_path / "ledger") as server, server.client(headers={"Accept": BROWSER}) as client:
+        hidden, cut = (client.get(f"/blocks/{index}").text for index in (1, 2))
+        assert "\\u202egnirts" in hidden
+        for page in (hidden, cut):
+            assert "characters that hide or reorder others are written as escapes" in " ".join(
+                page.split()
+            )
+        assert "beginning" not in Seen(hidden).text
+        said = Seen(cut).text
+        assert "all of it has 100 kB" in said
+        assert said.index("This is only the beginning of it") < said.index("xxxxxxxx")
+        assert "and the end is missing" in said
+
+
+def test_block_page_has_the_whole_key_that_signs(browser: httpx.Client) -> None:
+    [key] = browser.get("/blocks/3/receipt").json()["keys"]
+    assert key in Seen(browser.get("/blocks/3").text).text
+
+
 def test_block_page_has_every_fact_as_the_json_has_it(
     browser: httpx.Client, server: Server
 ) -> None:
@@ -197,6 +302,11 @@ def test_block_that_is_not_there_is_a_page_too(browser: httpx.Client) -> None:
         ("a b&c=d#e", "/blocks?contains=a+b%26c%3Dd%23e"),
         ("ab" * 32, "/entries/" + "ab" * 32),
         ("//evil.example", "/blocks?contains=%2F%2Fevil.example"),
+        ("block 7", "/blocks/7"),
+        ("Block #7", "/blocks/7"),
+        ("block 99999", "/blocks/99999"),
+        ("blockade 7", "/blocks?contains=blockade+7"),
+        ("deadbeef", "/blocks?contains=deadbeef"),
     ],
 )
 def test_search_leads_to_what_is_meant(browser: httpx.Client, sought: str, place: str) -> None:
@@ -211,6 +321,60 @@ def test_search_finds_a_block_and_an_entry_by_hash(browser: httpx.Client) -> Non
     assert "<h1>Block 5" in found.text
     entry = browser.get("/search", params={"q": view["data_root"]}, follow_redirects=True)
     assert '<a href="/blocks/5">block 5</a>' in entry.text
+
+
+def sought(client: httpx.Client, text: str) -> str:
+    """Return where the search for something leads."""
+    return str(client.get("/search", params={"q": text}).headers["location"])
+
+
+def test_search_finds_by_the_beginning_of_a_hash_as_it_is_shown(browser: httpx.Client) -> None:
+    view = browser.get("/blocks/5", headers={"Accept": "*/*"}).json()
+    block, entry = view["hash"], view["data_root"]
+    for cut in (block[:8], block[:12] + "…", block[:12] + "...", block[:13].upper(), block[:63]):
+        assert sought(browser, cut) == f"/blocks/{block}"
+    assert sought(browser, entry[:12]) == f"/entries/{entry}"
+    assert sought(browser, block[:7]) == f"/blocks?contains={block[:7]}"
+    other = f"{int(block[:8], 16) ^ 1:08x}"
+    assert sought(browser, other) == f"/blocks?contains={other}"
+    answer = browser.get("/search", params={"q": f"{other}…"})
+    assert answer.status_code == 404
+    assert f"begins with {other}" in Seen(answer.text).text
+
+
+def test_beginning_that_two_hashes_have_finds_neither(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        blocks = [ledger.append(i) for i in range(6)]
+    same, other = bytes.fromhex(blocks[1].hash), bytes.fromhex(blocks[3].hash)
+    with sqlite3.connect(tmp_path / "ledger" / FILE_NAME) as connection:
+        forged = same[:6] + other[6:]
+        connection.execute("UPDATE runs SET hashes = ? WHERE hashes = ?", (forged, other))
+    with start(tmp_path / "ledger") as server, server.client(headers={"Accept": BROWSER}) as client:
+        answer = client.get("/search", params={"q": same.hex()[:12]})
+        assert answer.status_code == 400
+        assert "give more of its digits" in Seen(answer.text).text
+        assert sought(client, same.hex()[:20]) == f"/blocks/{same.hex()}"
+        assert sought(client, forged.hex()[:20]) == f"/blocks/{forged.hex()}"
+
+
+def test_find_says_what_was_searched_for_and_that_nothing_was_found(browser: httpx.Client) -> None:
+    def said(query: str) -> str:
+        status = browser.get(f"/blocks?{query}").text.partition('<p role="status">')[2]
+        return " ".join(Seen(status.partition("</p>")[0]).text.split())
+
+    assert said("contains=Riga&limit=15") == (
+        "15 blocks whose data contain “Riga” (capitals count), the oldest first; there may be more."
+    )
+    assert said("contains=riga") == (
+        "Nothing was found: no block whose data contain “riga” (capitals count)."
+    )
+    assert said("since=2999-01-31&until=2999-02-01T12:30Z&contains=%3Cb%3E") == (
+        "Nothing was found: no block whose data contain “<b>” (capitals count), recorded at or "
+        "after 2999-01-31 00:00:00 UTC and before 2999-02-01 12:30:00 UTC."
+    )
+    assert said("until=2020-01-01") == (
+        "Nothing was found: no block recorded before 2020-01-01 00:00:00 UTC."
+    )
 
 
 def test_text_is_found_in_data_and_pages_go_on(browser: httpx.Client) -> None:
@@ -279,6 +443,27 @@ def test_damaged_block_is_a_page_and_leaves_the_others(tmp_path: Path) -> None:
         assert broken.status_code == 500
         assert "<h1>" in broken.text
         assert client.get("/blocks/4").status_code == 200
+
+
+def test_search_goes_on_behind_a_damaged_block_and_says_no_paths(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        for i in range(20):
+            ledger.append({"n": i, "text": "one"})
+    with sqlite3.connect(tmp_path / "ledger" / FILE_NAME) as connection:
+        connection.execute("UPDATE runs SET headers = x'00' WHERE first = 10")
+    with start(tmp_path / "ledger") as server, server.client(headers={"Accept": BROWSER}) as client:
+        page = client.get("/blocks?contains=one").text
+        following = re.search(r'rel="next" href="([^"]+)"', page)
+        assert following
+        damaged = client.get(following[1].replace("&amp;", "&"))
+        assert damaged.status_code == 500
+        assert "block 10 cannot be read" in Seen(damaged.text).text
+        [behind] = [link for link in Seen(damaged.text).links if "cursor=11" in link]
+        found = re.findall(r'id="block-(\d+)"', client.get(behind).text)
+        assert [int(index) for index in found] == list(range(11, 21))
+        client.get("/validate?run=true")
+        for path in ("/", "/blocks/10", following[1].replace("&amp;", "&"), "/validate"):
+            assert str(tmp_path) not in client.get(path).text, path
 
 
 def test_files_of_pages_are_there_and_no_others(browser: httpx.Client) -> None:

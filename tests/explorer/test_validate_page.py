@@ -87,6 +87,26 @@ def test_validation_is_watched_as_it_goes_and_its_report_shown(
         require_accessible(page)
 
 
+def test_button_keeps_the_focus_of_one_who_presses_it_by_keyboard(
+    tmp_path: Path, visit: Visit
+) -> None:
+    environment, gate = hold_validation(tmp_path)
+    with running(start(tmp_path / "ledger", environment=environment)) as server:
+        page = visit(url(server))
+        button = page.get_by_role("button", name="Validate")
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("progressbar")).to_be_visible()
+        expect(button).to_be_focused()
+        expect(button).to_be_disabled()
+        page.keyboard.press("Enter")  # which does nothing meanwhile
+        gate.touch()
+        expect_verdict(page, "Valid")
+        expect(button).to_be_focused()
+        expect(button).to_be_enabled()
+        assert validations_asked_for(visit) == 1
+
+
 def test_page_that_is_opened_meanwhile_joins_the_run(tmp_path: Path, visit: Visit) -> None:
     environment, gate = hold_validation(tmp_path)
     with running(start(tmp_path / "ledger", environment=environment)) as server:
@@ -143,7 +163,10 @@ def test_tampered_block_is_shown_red_between_its_neighbours(tmp_path: Path, visi
         assert shown == [["block-19", "good"], ["block-20", "bad"], ["block-21", "follows"]]
         expect(page.locator("#block-21")).to_contain_text("Follows a broken block.")
         expect(page.locator("#block-21")).to_contain_text(lie)
-        expect(report).to_contain_text("18 more blocks follow it.")
+        expect(report).to_contain_text(
+            "By its own record the ledger has 40 blocks. What is there after block 20 rests on a "
+            "broken one."
+        )
         assert page.title() == "Validate · ledger · Cairn"
         require_accessible(page)
         dark = visit(url(server), color_scheme="dark")  # what was found last
@@ -181,6 +204,23 @@ def test_end_that_was_cut_off_is_shown_where_it_was(tmp_path: Path, visit: Visit
         expect(page.locator("#block-7")).not_to_have_attribute("data-state", "bad")
         expect(page.locator("#block-8")).to_contain_text("It cannot be read")
         expect(page.locator("#block-9")).to_have_count(0)
+
+
+def test_blocks_that_are_gone_are_not_said_to_follow(tmp_path: Path, visit: Visit) -> None:
+    path = tmp_path / "ledger"
+    with Ledger.open(path) as ledger:
+        for step in range(20):
+            ledger.append(step)
+    with running(start(path), may_log=True) as server:
+        with sqlite3.connect(path / FILE_NAME) as connection:
+            connection.execute("DELETE FROM runs WHERE first >= 8")
+            connection.execute("UPDATE runs SET data = zeroblob(length(data)) WHERE first = 5")
+        page = visit(url(server, "?run=true"))
+        expect(page.locator("#verdict")).to_have_text("NOT VALID")
+        expect(page.locator("#report")).to_contain_text(
+            "By its own record the ledger has 21 blocks."
+        )
+        expect(page.locator("#report")).not_to_contain_text("follow it")
 
 
 def test_stop_or_an_end_meanwhile_is_no_verdict(tmp_path: Path, visit: Visit) -> None:

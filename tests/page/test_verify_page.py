@@ -702,7 +702,8 @@ def test_a_pasted_receipt_waits_for_its_key(open_page: OpenPage) -> None:
     title = page.get_by_role("status").get_by_role("heading")
     expect(title).to_have_text("No receipt yet")
     page.get_by_label("Receipt", exact=True).fill(to_json(LEDGER.receipt(3)))
-    expect(title).to_have_text("Not proved")
+    expect(title).to_have_text("Everything fits; the signer is not known to you")
+    expect(page.locator("#verdict")).to_have_attribute("data-state", "open")
     expect(page.locator("#reason")).to_contain_text("who signed is not known")
     page.get_by_label("Keys that you trust").fill(LEDGER.key.vkey)
     expect(title).to_have_text("Proved")
@@ -869,6 +870,15 @@ def proves(page: Page) -> None:
 
 def test_it_works_from_disk_without_a_network(open_page: OpenPage) -> None:
     proves(open_page(offline=True))
+
+
+def test_it_leads_back_to_the_node_that_serves_it_and_from_a_disk_nowhere(
+    open_page: OpenPage, strict: dict[str, str]
+) -> None:
+    with serving(strict) as port:
+        page = open_page(f"http://127.0.0.1:{port}/")
+        expect(page.get_by_role("link", name="The ledger")).to_have_attribute("href", "/")
+    expect(open_page().get_by_role("link")).to_have_count(0)
 
 
 def test_it_works_from_a_server_with_a_strict_policy(

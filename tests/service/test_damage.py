@@ -161,6 +161,67 @@ def test_what_cannot_be_shown_is_a_problem_and_all_else_is_served(
         assert server.stop() < STOP_SECONDS
 
 
+def test_a_search_goes_on_behind_damage(path: Path) -> None:
+    """Two blocks that cannot be read, and one that can be read and not be shown."""
+    edit(path, AT, replace_data)  # rows of their own
+    edit(path, AT + 5, not_json)
+    execute(path, f"UPDATE runs SET offsets = x'00' WHERE first IN ({AT}, {AT + 1})")
+    with running(start(path), may_log=True) as server, server.client() as client:
+        page = client.get("/blocks?contains=step&limit=30").value
+        assert [block["index"] for block in page["blocks"]] == list(range(1, AT))
+        for target in (page["next"], f"/blocks?contains=step&limit=30&cursor={AT}"):
+            answer = client.get(target)
+            assert (answer.status, answer.problem()) == (500, "damaged")
+            assert answer.value["index"] == AT
+            said = answer.value["detail"]
+            assert said.startswith(f"blocks {AT} to {AT + 1} cannot be read: {FILE_NAME}: damaged")
+        page = client.get(answer.value["next"]).value
+        assert [block["index"] for block in page["blocks"]] == [AT + 2, AT + 3, AT + 4]
+        answer = client.get(page["next"])
+        assert (answer.status, answer.value["index"]) == (500, AT + 5)
+        page = client.get(answer.value["next"]).value
+        assert [block["index"] for block in page["blocks"]] == list(range(AT + 6, LENGTH))
+        assert page["next"] is None
+
+        browser = {"Accept": "text/html"}
+        shown = client.get(f"/blocks?contains=step&cursor={AT}", browser)
+        assert shown.status == 500
+        assert f"blocks {AT} to {AT + 1} cannot be read" in shown.body.decode()
+        assert f'href="/blocks?contains=step&amp;cursor={AT + 2}"' in shown.body.decode()
+
+        answer = client.get("/blocks?contains=nowhere")  # nothing is found before it either
+        assert (answer.status, answer.value["index"]) == (500, AT)
+        assert client.get(answer.value["next"]).value == {"blocks": [], "next": None}
+        answer = client.get(f"/?start={AT}&limit=2")
+        assert (answer.value["index"], answer.value["next"]) == (AT, f"/?start={AT + 2}&limit=2")
+
+
+def test_nobody_is_told_where_the_ledger_lies(path: Path) -> None:
+    """Its files go by their names: only the log has the folder."""
+    at = LENGTH - 4
+    edit(path, at, replace_data)  # rows of their own
+    execute(path, f"UPDATE runs SET offsets = x'00' WHERE first = {at}")
+    targets = [f"/blocks/{at}", f"/blocks/{at}/data", f"/?start={at}", f"/blocks?cursor={at}"]
+    pages = [f"/blocks/{at}", f"/blocks?contains=x&cursor={at}", f"/?start={at}", "/"]
+    browser = {"Accept": "text/html"}
+    with running(start(path), may_log=True) as server, server.client() as client:
+        for target in targets:
+            answer = client.get(target)
+            assert answer.status == 500
+            assert f"{FILE_NAME}: damaged run at block {at}" in answer.value["detail"]
+            assert str(path.parent) not in answer.value["detail"]
+        for target in pages:
+            text = client.get(target, browser).body.decode()
+            assert f"{FILE_NAME}: damaged run at block {at}" in text, target
+            assert str(path.parent) not in text, target
+        said = client.get("/validate").value["failure"]["message"]
+        assert f"{FILE_NAME}: damaged run at block {at}" in said
+        assert str(path.parent) not in said
+        for shown in (client.get("/validate/events"), client.get("/validate", browser)):
+            assert str(path.parent).encode() not in shown.body
+        assert f"{path / FILE_NAME}: damaged run" in server.errors()
+
+
 # Sealed segments
 
 
@@ -195,6 +256,9 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_all_else_is_served(
         for target in ("/blocks/25", "/?start=25", "/blocks?cursor=25", f"/blocks/{known['hash']}"):
             answer = client.get(target)
             assert (answer.status, answer.problem()) == (500, "damaged"), target
+        problem = client.get("/blocks?contains=step&cursor=20").value
+        assert (problem["index"], problem["next"]) == (20, "/blocks?contains=step&cursor=40")
+        assert problem["detail"].startswith("blocks 20 to 39 cannot be read: segments/")
         page = client.get("/").value
         assert [block["index"] for block in page["chain"]] == list(range(20))
         assert client.get("/blocks/3").value["data"] == {"step": 3}

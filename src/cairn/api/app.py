@@ -68,11 +68,11 @@ def application(
     node.moved = metrics.moved
     node.validated = metrics.validated
     node.checkpoints.published = metrics.published
-    budget = Budget(bounds.held_bytes)
     service = Service(
         node=node,
         bounds=bounds,
-        budget=budget,
+        budget=Budget(bounds.held_bytes),
+        searches=Budget(bounds.searches, f"{bounds.searches} others search, or wait to"),
         metrics=metrics,
         laboratory=Laboratory(node, asks_for_token=bool(access.tokens)) if lab else None,
         large=asyncio.Semaphore(1),
@@ -97,7 +97,7 @@ def application(
 
     async def answer_error(request: Request, error: Exception) -> Response:
         """Say what was wrong: as a page, to those who would have got one."""
-        problem = problem_of(request, error)
+        problem = service.told(problem_of(request, error))
         response = problem.response()
         if prefers_html(request.headers.get("accept", "")):
             response = service.page("", "problem.html", problem.status, problem=problem)

@@ -31,6 +31,10 @@ class Bounds:
     held_bytes: int = 256 * 2**20
     """Bytes of all bodies that come in or are worked on, and of all answers that go out, where
     they are large: bounds memory."""
+    searches: int = 8
+    """Requests that search, or wait to: one does at a time, for a second at most, or for as long as
+    it takes to look through a whole instant ledger for the id of an entry (0.2 s a million blocks).
+    So the last one waits for a few seconds, and not for minutes."""
     chunk_seconds: float = 10.0
     """How long the next part of a body may take to come."""
     body_seconds: float = 300.0

@@ -1,4 +1,4 @@
-"""Memory for what is large: bodies that come in, and answers that go out."""
+"""What all clients share: memory for what is large, bodies and answers; and turns to search."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ PIECE_BYTES: Final = 65_536
 
 
 class Budget:
-    """Bytes that may be held at once, for all clients together."""
+    """How much may be held at once, of bytes or anything else, for all clients together."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, refusal: str = "the node has no memory for this just now"
+    ) -> None:
+        """Hold at most `limit`; `refusal` is said to whom more would be."""
         self._limit = limit
+        self._refusal = refusal
         self._held = 0
 
     def take(self, size: int, *, must: bool = False) -> None:
-        """Hold `size` bytes more.
+        """Hold `size` more.
 
         Raises:
             ProblemError: there is no room just now.
         """
         if self._held + size > self._limit and not must:
-            raise unavailable("the node has no memory for this just now", "busy")
+            raise unavailable(self._refusal, "busy")
         self._held += size
 
     def give(self, size: int) -> None:
-        """Hold `size` bytes less."""
+        """Hold `size` less."""
         self._held -= size
 
     @contextmanager
     def holding(self, size: int, *, must: bool = False) -> Iterator[None]:
-        """Hold `size` bytes inside the block."""
+        """Hold `size` inside the block."""
         self.take(size, must=must)
         try:
             yield

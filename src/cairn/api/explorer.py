@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -12,19 +13,24 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode
 
+import numpy as np
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from cairn.api.bounds import HEARTBEAT_SECONDS, SEARCH_SECONDS
 from cairn.api.home import CARD_CHARACTERS, Home
-from cairn.api.html import CSP
+from cairn.api.html import CSP, Fixed
 from cairn.api.kept import Kept
 from cairn.api.network import network_parts
 from cairn.api.operations import Operation, Parameter
-from cairn.api.problems import ProblemError
+from cairn.api.pages import problem_of_damage
+from cairn.api.problems import ProblemError, bad_request
 from cairn.api.service import EVENTS, Service, stream
 from cairn.api.verify import RECEIPT_MODULE
-from cairn.core.errors import CairnError
+from cairn.core.block import rfc3339
+from cairn.core.errors import CairnError, DamagedError
+from cairn.core.header import DATA_ROOT, HEADER_DTYPE
 from cairn.explorer.blocks import Card, ShownBlock
 from cairn.explorer.render import STATIC
 from cairn.ledger import Ledger
@@ -38,6 +44,10 @@ PART_SECONDS: Final = 0.25
 """Between two times that an open page is told of what is new: quick for people."""
 IDLE_SECONDS: Final = 2.0
 """Between two looks at what changes without a block: rates, peers."""
+PIECE_BLOCKS: Final = 4096
+"""Among so many at once a hash is looked for by its beginning: half a megabyte."""
+_BEGINNING: Final = re.compile(r"([0-9a-f]{8,63})(…|\.\.\.)?")
+"""Of a hash: as many digits as tell it from others, and the sign with which pages cut it."""
 
 
 async def block_page(service: Service, _request: Request, *, reference: int | str) -> Response:
@@ -50,6 +60,7 @@ async def block_page(service: Service, _request: Request, *, reference: int | st
         return {
             "place": place,
             "block": ShownBlock.of(block, PAGE_CHARACTERS, on_lines=True),
+            "keys": _signers(node.ledger),
             "before": _header(node.ledger, place - 1),
             "after": _header(node.ledger, place + 1),
         }
@@ -64,6 +75,14 @@ async def block_page(service: Service, _request: Request, *, reference: int | st
         missing=place - node.final + 1,
         **values,
     )
+
+
+def _signers(ledger: Ledger) -> list[str]:
+    """Return the ledger's keys that have signed the published checkpoint, as verifier keys."""
+    with suppress(CairnError):
+        signed = ledger.notary.policy().open(ledger.notary.published())
+        return [str(key) for key in signed.log_keys]
+    return []
 
 
 def _header(ledger: Ledger, place: int) -> str | None:
@@ -85,7 +104,7 @@ async def found_page(
     limit: int = FOUND,
 ) -> Response:
     """Show the blocks that are looked for."""
-    node, ledger = service.node, service.node.ledger
+    ledger = service.node.ledger
     query = {name: text for name, text in request.query_params.items() if text}
     shown: dict[str, Any] = {name: query.get(name, "") for name in ("contains", "since", "until")}
     if not (query.keys() - {"cursor", "limit"}):
@@ -93,18 +112,27 @@ async def found_page(
     if cursor is not None:
         await service.require_place(cursor)
 
+    def link(position: int | None) -> str | None:
+        return None if position is None else f"/blocks?{urlencode({**query, 'cursor': position})}"
+
     def read() -> tuple[list[Card], int | None]:
         start = cursor or 0
         if cursor is None and since is not None:
             start = first_at(ledger, since)
-        page = find_blocks(
-            ledger,
-            start=start,
-            stop=None if until is None else first_at(ledger, until),
-            contains=contains,
-            limit=min(limit, FOUND),
-            seconds=SEARCH_SECONDS,
-        )
+        stop = None if until is None else first_at(ledger, until)
+        try:
+            page = find_blocks(
+                ledger,
+                start=start,
+                stop=stop,
+                contains=contains,
+                limit=min(limit, FOUND),
+                seconds=SEARCH_SECONDS,
+            )
+        except DamagedError as error:
+            raise problem_of_damage(
+                error, ledger, start=start, stop=stop, contains=contains, link=link
+            ) from error
         final = ledger.final
         found = zip(page.places, page.blocks, strict=True)
         cards = [
@@ -113,21 +141,40 @@ async def found_page(
         ]
         return cards, page.next
 
-    cards, following = await node.search(read)
-    link = following and f"/blocks?{urlencode({**query, 'cursor': following})}"
-    return service.page("/blocks", "blocks.html", asked=True, cards=cards, next=link, **shown)
+    cards, following = await service.search(read)
+    return service.page(
+        "/blocks",
+        "blocks.html",
+        asked=True,
+        cards=cards,
+        next=link(following),
+        first=cursor or 0,
+        earliest=_utc(since),
+        latest=_utc(until),
+        **shown,
+    )
+
+
+def _utc(timestamp: int | None) -> str:
+    """Return a time (µs) for people, to the second; nothing of none."""
+    return "" if timestamp is None else f"{rfc3339(timestamp)[:19].replace('T', ' ')} UTC"
 
 
 async def entry_page(service: Service, _request: Request, *, entry: str) -> Response:
     """Show where an entry stands."""
-    standing = await service.node.entry(bytes.fromhex(entry))
+    standing = await service.entry(bytes.fromhex(entry))
     doubles = [{"block": block} for block, _ in standing.duplicates]
     shown = {**asdict(standing), "entry": standing.id, "duplicates": doubles}
     return service.page("/", "entry.html", entry=shown)
 
 
 async def search(service: Service, _request: Request, *, q: str = "") -> Response:
-    """Go to what somebody looks for: a block's index or hash, an entry's id, a time, or text."""
+    """Go to what somebody looks for: a block, an entry, a time, or text.
+
+    A block by its index, `#5` or `block 5`, or by its hash; an entry by its id, which is a hash,
+    too. Of a hash 8 digits or more will do, if no other begins with them; not of the id of one
+    entry of many in a block.
+    """
     return RedirectResponse(await _sought(service, q.strip()), HTTPStatus.SEE_OTHER)
 
 
@@ -136,15 +183,58 @@ async def _sought(service: Service, text: str) -> str:
     number = re.fullmatch(r"#?([0-9]{1,19}|[0-9]{1,3}(?:,[0-9]{3}){1,6})", text)
     if number and (index := int(number[1].replace(",", ""))) < node.length:
         return f"/blocks/{index}"
+    if named := re.fullmatch(r"block\s*#?\s*([0-9]{1,18})", text, re.IGNORECASE):
+        return f"/blocks/{int(named[1])}"
     lower = text.lower()
-    if len(lower) == 64 and not lower.strip("0123456789abcdef"):
+    if re.fullmatch("[0-9a-f]{64}", lower):
         if await node.read(lambda: node.ledger.find(lower)) is not None:
             return f"/blocks/{lower}"
         return f"/entries/{lower}"
+    if beginning := _BEGINNING.fullmatch(lower):
+        digits, cut = beginning[1], beginning[2]
+        found = await service.search(lambda: _with_beginning(node.ledger, digits))
+        if len(found) > 1:
+            raise bad_request(f"more than one hash begins with {digits}: give more of its digits")
+        if found:
+            return found.pop()
+        if cut:
+            detail = f"no block has a hash, or an only entry, that begins with {digits}"
+            raise ProblemError(HTTPStatus.NOT_FOUND, "no-such-block", detail)
     with suppress(ValueError):
         moment(text)
         return f"/blocks?{urlencode({'since': text})}"
     return f"/blocks?{urlencode({'contains': text})}"
+
+
+def _with_beginning(ledger: Ledger, digits: str) -> set[str]:
+    """Return the paths of the blocks and entries whose hashes begin so; two at most.
+
+    Entries are known by the data roots of blocks that have one. What cannot be read is left out.
+
+    Raises:
+        ProblemError: it takes too long.
+    """
+    found: set[str] = set()
+    length, deadline = len(ledger), time.monotonic() + SEARCH_SECONDS
+    for start in range(0, length, PIECE_BLOCKS):
+        with suppress(DamagedError):
+            stop = min(start + PIECE_BLOCKS, length)
+            hashes, headers = ledger.hashes(start, stop), ledger.headers(start, stop)
+            alone = headers.view(HEADER_DTYPE)["count"].reshape(-1) == 1
+            found |= {f"/blocks/{one}" for one in _beginning_so(hashes, digits)}
+            found |= {f"/entries/{one}" for one in _beginning_so(headers[alone, DATA_ROOT], digits)}
+        if len(found) > 1:
+            break
+        if time.monotonic() > deadline:
+            raise bad_request("the ledger is too long to find a part of a hash: give all 64 digits")
+    return found
+
+
+def _beginning_so(hashes: NDArray[np.uint8], digits: str) -> list[str]:
+    """Return those of some hashes, `(n, 32)`, whose hex digits begin so."""
+    first = np.frombuffer(bytes.fromhex(digits[:8]), np.uint8)
+    rows = hashes[(hashes[:, : len(first)] == first).all(axis=1)]
+    return [digest for row in rows if (digest := row.tobytes().hex()).startswith(digits)]
 
 
 async def follow_page(service: Service, request: Request, *, view: str = "home") -> Response:
@@ -176,16 +266,18 @@ async def _parts(service: Service, view: str) -> AsyncGenerator[bytes, None]:
             silent += IDLE_SECONDS
 
 
-async def read_static(_service: Service, _request: Request, *, name: str) -> Response:
+async def read_static(_service: Service, request: Request, *, name: str) -> Response:
     """Read a file that pages refer to."""
     if name not in FILES:
         raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", f"there is no file {name!r:.80}")
-    content, media_type = FILES[name]
-    headers = {"Content-Security-Policy": CSP}  # that of what a worker runs
-    return Response(content, media_type=media_type, headers=headers)
+    return FILES[name].answer(request)
 
 
-FILES: Final = {**STATIC, "receipt.js": (RECEIPT_MODULE.encode(), "text/javascript")}
+_STATIC: Final = {**STATIC, "receipt.js": (RECEIPT_MODULE.encode(), "text/javascript")}
+FILES: Final = {
+    name: Fixed(content, media_type, CSP)  # the policy is that of what a worker runs, too
+    for name, (content, media_type) in _STATIC.items()
+}
 
 
 def views(service: Service) -> dict[str, Kept[dict[str, str]]]:
@@ -196,7 +288,7 @@ def views(service: Service) -> dict[str, Kept[dict[str, str]]]:
     return found
 
 
-_MEDIA: Final = sorted({media_type for _, media_type in FILES.values()})
+_MEDIA: Final = sorted({media_type for _, media_type in _STATIC.values()})
 OPERATIONS: Final = [
     Operation(
         method="GET",
@@ -211,6 +303,7 @@ OPERATIONS: Final = [
             )
         ],
         answers={303: ("Where it is.", {})},
+        refusals={404: "No hash begins with what is given as the beginning of one."},
     ),
     Operation(
         method="GET",
@@ -241,7 +334,10 @@ OPERATIONS: Final = [
                 {"type": "string", "pattern": r"^[a-z_]+\.[a-z]+$", "maxLength": 40},
             )
         ],
-        answers={200: ("The file.", {m: {"schema": {"type": "string"}} for m in _MEDIA})},
+        answers={
+            200: ("The file.", {m: {"schema": {"type": "string"}} for m in _MEDIA}),
+            304: ("It is the one that `If-None-Match` names.", {}),
+        },
         refusals={404: "There is no such file."},
     ),
 ]

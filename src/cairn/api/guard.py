@@ -19,14 +19,19 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cairn.api.html import prefers_html
+from cairn.api.html import bare_page, prefers_html
 from cairn.api.problems import ProblemError, bad_request
 
 _HOST: Final = re.compile(r"(?:\[([0-9A-Fa-f.]*:[0-9A-Fa-f:.]*)\]|([^:\[\]]+))(?::[0-9]{1,5})?")
 """An IPv6 address, or a name or IPv4 address; and a port."""
 SAFE: Final = {"GET", "HEAD"}
 OPEN: Final = {"/health"}
-"""Paths for which no token is asked: they say nothing of the ledger."""
+"""Paths for which no token is asked: they say nothing of the ledger.
+
+Nor does the page at /verify, or what pages refer to. But one rule is easier to keep than two, and
+nobody needs these without a token: a refusal is a page that needs no other file, and who has just a
+receipt should not take what checks it from the node that is to be checked.
+"""
 CHANGING: Final = {"/tamper"}
 """Paths that change something however they are asked for."""
 DECIDING: Final = {
@@ -133,7 +138,9 @@ class Guard:
         try:
             self._require(scope)
         except ProblemError as problem:
-            await problem.response()(scope, receive, guarded)
+            shown = prefers_html(Headers(scope=scope).get("accept", ""))
+            answer = bare_page(problem) if shown else problem.response()
+            await answer(scope, receive, guarded)
         else:
             await self._app(scope, receive, guarded)
 

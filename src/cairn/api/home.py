@@ -16,11 +16,12 @@ from cairn.api.kept import Kept
 from cairn.api.operations import Operation
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service
-from cairn.core.errors import CairnError
+from cairn.core.errors import CairnError, NotFoundError, ProofError
 from cairn.core.header import HEADER_DTYPE, Header
 from cairn.explorer import charts
 from cairn.explorer.blocks import Card
 from cairn.explorer.render import render
+from cairn.ledger import Ledger
 from cairn.ledger.ledger import now_us
 from cairn.ledger.search import first_at
 
@@ -50,15 +51,18 @@ async def summary(service: Service) -> dict[str, Any]:
     ledger = node.ledger
 
     def read() -> dict[str, Any]:
+        assurance, signed = _assurance(ledger)  # first: what is signed is there
         length = len(ledger)
-        recent = length - first_at(ledger, now_us() - RATE_SECONDS * 1_000_000)
+        begun = first_at(ledger, now_us() - RATE_SECONDS * 1_000_000)
+        recent = length - max(begun, 1)  # genesis was made, and did not arrive
         return {
             "length": length,
             "final": ledger.final,
             "head": ledger.hashes(length - 1, length).tobytes().hex(),
             "bytes": ledger.outline(points=1).size,
             "blocks_per_second": recent / RATE_SECONDS,
-            "assurance": ledger.assurance,
+            "assurance": assurance,
+            "signed": signed,
         }
 
     last = node.last_validation
@@ -70,6 +74,15 @@ async def summary(service: Service) -> dict[str, Any]:
     contradiction = node.checkpoints.contradiction
     more = {"contradiction": contradiction, "validation": validation, "peers": peers}
     return {**await node.read(read), **more}
+
+
+def _assurance(ledger: Ledger) -> tuple[str, int]:
+    """Return the rung that the ledger has reached, and how many blocks have: those signed."""
+    try:
+        signed = ledger.notary.policy().open(ledger.notary.published())
+    except (NotFoundError, ProofError):
+        return "chained", 0
+    return signed.assurance, signed.checkpoint.size
 
 
 class Home:
@@ -87,6 +100,7 @@ class Home:
         cards = await node.read(lambda: self._cards(length))
         return {
             "facts": await _facts(self._service),
+            "begin": render("home_begin.html", url=None) if length > 1 else "",
             "chain": render("home_chain.html", cards=cards, **_pages(cards, length)),
             "charts": await self._charts.get(),
         }
@@ -114,17 +128,17 @@ class Home:
             if Header.unpack(header).size > LARGE_BYTES:
                 when, card = known.get(header, (0.0, None))
                 if card is None or now >= when + LARGE_SECONDS:
-                    when, card = now, Card.read(ledger, place, CARD_CHARACTERS, final)
+                    when, card = now, self._service.card(place, CARD_CHARACTERS, final)
                 self._large[header] = when, card
                 return card._replace(final=place < final)
-        return Card.read(ledger, place, CARD_CHARACTERS, final)
+        return self._service.card(place, CARD_CHARACTERS, final)
 
 
 async def _facts(service: Service) -> str:
     try:
         return render("home_facts.html", facts=await summary(service))
     except CairnError as error:
-        return render("home_damaged.html", why=str(error))
+        return render("home_damaged.html", why=service.outside(str(error)))
 
 
 async def _home_charts(service: Service) -> str:
@@ -167,23 +181,23 @@ def _pages(cards: list[Card], length: int) -> dict[str, str | None]:
 
 
 async def home_page(
-    service: Service, _request: Request, *, start: int | None = None, limit: int = CARDS
+    service: Service, request: Request, *, start: int | None = None, limit: int = CARDS
 ) -> Response:
     """Show the chain, the newest blocks first."""
     node, ledger = service.node, service.node.ledger
     length = await service.require_place(start or 0)
     if start is None:
         parts = await service.views["home"].get()
-        return service.page("/", "home.html", sections=parts, live=True)
+        return service.page("/", "home.html", sections=parts, live=True, url=request.base_url)
 
     def read() -> list[Card]:
         stop, final = min(start + min(limit, CARDS), length), ledger.final
         places = reversed(range(start, stop))
-        return [Card.read(ledger, place, CARD_CHARACTERS, final) for place in places]
+        return [service.card(place, CARD_CHARACTERS, final) for place in places]
 
     cards = await node.read(read)
     parts = {"chain": render("home_chain.html", cards=cards, **_pages(cards, length))}
-    return service.page("/", "home.html", sections=parts, live=False)
+    return service.page("/", "home.html", sections=parts, live=False, url="")
 
 
 async def read_summary(service: Service, _request: Request) -> Response:

@@ -78,7 +78,7 @@ async def read_lab(
                 "act": str(done.act),
                 "index": done.index,
                 "changed": done.changed,
-                "report": caught.report.to_value() if caught else None,
+                "report": service.report(caught.report).to_value() if caught else None,
                 "why": caught.why if caught else None,
             }
             for done, caught in laboratory_of(service).done
@@ -116,6 +116,8 @@ async def page(
 
     def read() -> dict[str, Any]:
         length, wanted = len(ledger), None if typed.form == "truncate" else typed.block
+        if wanted is None and acts:  # who has changed a block may want to change it again
+            wanted = min(acts[-1][0].index, length - 1)
         index = min(1, length - 1) if wanted is None or wanted >= length else wanted
         text, why = data_of(ledger, index)
         forms: dict[str, Mapping[str, str]] = {name: {} for name in (*CHANGES, "truncate")}
@@ -127,10 +129,10 @@ async def page(
             "index": index,
             "wanted": index if wanted is None else wanted,
             "text": text,
-            "why": why,
+            "why": service.outside(why),
             "suggestion": suggestion(text) if text else None,
             "typed": forms,
-            "cards": around(ledger, *acts[-1]) if acts else [],
+            "cards": around(service, *acts[-1]) if acts else [],
             "fork": laboratory.fork,
             "fork_blocks": [ShownBlock.of(b, DATA_SHOWN) for b in laboratory.fork.blocks]
             if laboratory.fork
@@ -143,7 +145,7 @@ async def page(
         "/lab",
         "lab.html",
         problem.status if problem else HTTPStatus.OK,
-        problem=problem,
+        problem=service.told(problem) if problem else None,
         is_fetched=typed.form == "fetch",
         can_change=not laboratory.asks_for_token or "authorization" in request.headers,
         acts=[told(*act) for act in acts[-ACTS_SHOWN:]],
@@ -169,14 +171,15 @@ def told(done: Done, caught: Caught | None) -> dict[str, Any]:
     }
 
 
-def around(ledger: Ledger, done: Done, caught: Caught | None) -> list[Card]:
+def around(service: Service, done: Done, caught: Caught | None) -> list[Card]:
     """Return the chain around an act, as it is now: what is broken there, and what follows it."""
+    ledger = service.node.ledger
     broken, its, theirs = _broken(done, caught)
     places = {*range(done.index - 1, done.index + 3), broken, broken + 1}
     length = done.index + 1 if done.act in CUTS else len(ledger)
     cards = []
     for place in sorted(place for place in places if 0 <= place < length):
-        card = Card.read(ledger, place, DATA_SHOWN, ledger.final)
+        card = service.card(place, DATA_SHOWN, ledger.final)
         changed = _CHANGED.get(done.act, "") if place == done.index else ""
         if place == done.index and done.act in CUTS and not card.block:
             cards.append(card._replace(note="It was here, and was cut off.", gone=True))

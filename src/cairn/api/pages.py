@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -14,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from cairn.api.bounds import PAGE_BYTES, SEARCH_SECONDS
 from cairn.api.budget import Budget, pieces
-from cairn.api.problems import ProblemError
-from cairn.core.errors import CairnError, FormatError
+from cairn.api.problems import ProblemError, of_error
+from cairn.core.errors import CairnError, DamagedError, FormatError
 from cairn.ledger import Ledger
 from cairn.ledger.search import find_blocks
 
@@ -40,11 +42,12 @@ class Batch:
 class BlockPage:
     """The answer with a page of blocks, as an ASGI application.
 
-    Damage in the middle of a page ends it early, and the next one, which begins with it, tells.
+    Damage in the middle of a page ends it early, and the next one, which begins with it, tells
+    (`problem_of_damage`).
     """
 
     ledger: Ledger
-    run: Callable[[Callable[[], Batch]], Awaitable[Batch]]
+    run: Callable[[Callable[[], Any]], Awaitable[Any]]
     """Runs a function in a thread."""
     budget: Budget
     start: int
@@ -64,10 +67,13 @@ class BlockPage:
         """Send it.
 
         Raises:
-            CairnError: what is at the start cannot be read. Nothing was sent.
+            CairnError, ProblemError: what is at the start cannot be read. Nothing was sent.
         """
         deadline = time.monotonic() + SEARCH_SECONDS
-        batch = await self._read(self.start, self.limit, deadline)
+        try:
+            batch = await self._read(self.start, self.limit, deadline)
+        except (DamagedError, FormatError) as error:
+            raise await self.run(partial(self._damage, error, scope)) from error
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         facts = "".join(f'"{key}": {json.dumps(value)}, ' for key, value in self.facts.items())
@@ -115,12 +121,81 @@ class BlockPage:
             size = sum(block.header.size for block in found.blocks)
             return Batch(b",\n".join(views), len(views), size, following)
 
-        batch = await self.run(read)
+        batch: Batch = await self.run(read)
         self.budget.take(len(batch.text))
         return batch
+
+    def _damage(self, error: DamagedError | FormatError, scope: Scope) -> ProblemError:
+        return problem_of_damage(
+            error,
+            self.ledger,
+            start=self.start,
+            stop=self.stop,
+            contains=self.contains,
+            link=lambda after: self._link(scope, after),
+        )
 
     def _link(self, scope: Scope, following: int | None) -> str | None:
         if following is None:
             return None
         query = {**QueryParams(scope["query_string"]), self.place: following}
         return f"{scope['path']}?{urlencode(query)}"
+
+
+def problem_of_damage(
+    error: DamagedError | FormatError,
+    ledger: Ledger,
+    *,
+    start: int,
+    stop: int | None,
+    contains: str = "",
+    link: Callable[[int | None], str | None],
+) -> ProblemError:
+    """Return the problem of a page that begins with damage: where it is, and what is behind it.
+
+    It was to be a page of the blocks from `start` to `stop` that contain `contains`; `error` is why
+    it has none. `link` returns the address of the page from a position on. Reads for a second or
+    two: behind much damage, that page may begin with damage again.
+
+    Raises:
+        StoreError: the store cannot be read at all.
+    """
+    problem = of_error(error)
+    end = len(ledger) if stop is None else stop
+    deadline = time.monotonic() + SEARCH_SECONDS
+    if isinstance(error, FormatError):  # a block that was found, and cannot be shown
+        places = find_blocks(ledger, start=start, stop=end, contains=contains, limit=1).places
+        first = places[0] if places else None
+    else:
+        first = _damaged_from(ledger, start, end, deadline)
+    if first is None:  # it was another chain, which has just been reorganised
+        return problem
+    after = first + 1
+    while after < end and time.monotonic() < deadline and _is_damaged(ledger, after):
+        after += 1
+    named = f"block {first}" if after == first + 1 else f"blocks {first} to {after - 1}"
+    return ProblemError(
+        problem.status,
+        problem.slug,
+        f"{named} cannot be read: {problem.detail}",
+        index=first,
+        next=link(after if after < end else None),
+    )
+
+
+def _damaged_from(ledger: Ledger, start: int, end: int, deadline: float) -> int | None:
+    """Return the position from which on a scan fails; None if it does not until `deadline`."""
+    at = start
+    try:
+        for segment in ledger.scan(start, end):
+            at = segment.stop
+            if time.monotonic() > deadline:
+                break
+    except DamagedError:
+        return at
+    return None
+
+
+def _is_damaged(ledger: Ledger, position: int) -> bool:
+    """Whether a scan fails there; one passes over what is missing."""
+    return _damaged_from(ledger, position, position + 1, math.inf) is not None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Iterable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.exceptions import HTTPException
@@ -99,6 +102,19 @@ def bad_request(detail: str) -> ProblemError:
 def too_large(detail: str) -> ProblemError:
     """Return the problem of a body past a limit."""
     return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", detail)
+
+
+def outside(text: str, folders: Iterable[Path]) -> str:
+    """Return what is said to everyone in place of `text`, of what lies in some folders.
+
+    Files go by their names in these: where they are is for the operator, and in the log.
+    """
+    for folder in folders:
+        for name in {str(folder.absolute()), str(folder)}:
+            text = re.sub(rf"(?<![\w./-]){re.escape(name)}/", "", text)
+        whole = re.escape(str(folder.absolute()))
+        text = re.sub(rf"(?<![\w./-]){whole}(?![\w-]|\.\w)", "its folder", text)
+    return text
 
 
 def unavailable(detail: str, slug: str = "unavailable") -> ProblemError:

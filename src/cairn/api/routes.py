@@ -22,7 +22,7 @@ from cairn.api.explorer import OPERATIONS as EXPLORER
 from cairn.api.explorer import block_page, entry_page, found_page
 from cairn.api.home import OPERATIONS as HOME
 from cairn.api.home import home_page
-from cairn.api.html import HTML
+from cairn.api.html import HTML, Fixed
 from cairn.api.lab import OPERATIONS as LAB
 from cairn.api.operations import Operation, Parameter, document
 from cairn.api.pages import BlockPage
@@ -196,14 +196,14 @@ async def search_blocks(
 
     One request searches for a second: a page may be empty, and the next one not.
     """
-    ledger, node = service.node.ledger, service.node
+    ledger = service.node.ledger
     if cursor is None:
-        cursor = 0 if since is None else await node.search(lambda: first_at(ledger, since))
+        cursor = 0 if since is None else await service.search(lambda: first_at(ledger, since))
     await service.require_place(cursor)
-    stop = None if until is None else await node.search(lambda: first_at(ledger, until))
+    stop = None if until is None else await service.search(lambda: first_at(ledger, until))
     return BlockPage(
         ledger=ledger,
-        run=node.search,
+        run=service.search,
         budget=service.budget,
         start=cursor,
         stop=stop,
@@ -290,9 +290,12 @@ async def read_tile(service: Service, _request: Request, *, path: Tile) -> Respo
     return Response(data, media_type=BYTES, headers={"Cache-Control": FOR_GOOD})
 
 
-async def read_verify_page(_service: Service, _request: Request) -> Response:
+async def read_verify_page(_service: Service, request: Request) -> Response:
     """Read a page that checks receipts in the browser."""
-    return Response(VERIFY_PAGE, media_type=HTML, headers={"Content-Security-Policy": VERIFY_CSP})
+    return _VERIFY.answer(request)
+
+
+_VERIFY: Final = Fixed(VERIFY_PAGE.encode(), HTML, VERIFY_CSP)
 
 
 async def read_head(service: Service, _request: Request) -> Response:
@@ -397,7 +400,7 @@ async def read_entry(service: Service, _request: Request, *, entry: str) -> Resp
     where somebody has mined it again, none counts. An instant ledger, where all are final, is read
     from end to end for this.
     """
-    standing = await service.node.entry(bytes.fromhex(entry))
+    standing = await service.entry(bytes.fromhex(entry))
     value = {
         "entry": standing.id,
         "status": standing.status,
@@ -554,6 +557,11 @@ _NOT_THERE: Final = {
     500: "What is stored cannot be read: validate.",
 }
 
+_DAMAGE: Final = {
+    404: _NOT_THERE[404],
+    500: "Block `index` cannot be read: validate. `next` is the page behind the damage.",
+}
+
 _APPENDING: Final = [
     Operation(
         method="POST",
@@ -588,7 +596,7 @@ _READING: Final = [
         page=home_page,
         parameters=[_index("start", "The first block."), _LIMIT],
         answers={200: ("A page of it.", _content("Chain"))},
-        refusals=_NOT_THERE,
+        refusals=_DAMAGE,
     ),
     Operation(
         method="GET",
@@ -608,7 +616,7 @@ _READING: Final = [
             _LIMIT,
         ],
         answers={200: ("A page of them, oldest first.", _content("Found"))},
-        refusals=_NOT_THERE,
+        refusals=_DAMAGE,
     ),
     Operation(
         method="GET",
@@ -677,7 +685,10 @@ _READING: Final = [
         method="GET",
         path="/verify",
         handler=read_verify_page,
-        answers={200: ("The page.", _text(HTML, "HTML."))},
+        answers={
+            200: ("The page.", _text(HTML, "HTML.")),
+            304: ("It is the one that `If-None-Match` names.", {}),
+        },
     ),
     Operation(
         method="GET",

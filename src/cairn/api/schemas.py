@@ -271,7 +271,12 @@ SCHEMAS: Final[dict[str, Any]] = {
             "head": _hex(HASH_BYTES, "Hash of the last block."),
             "bytes": _integer("Of all entries, salts included."),
             "blocks_per_second": {"type": "number", "description": "Mean of the last minute."},
-            "assurance": {"type": "string", "enum": ["chained", "signed", "witnessed"]},
+            "assurance": {
+                "type": "string",
+                "enum": ["chained", "signed", "witnessed"],
+                "description": "What the first `signed` blocks have reached.",
+            },
+            "signed": _integer("Blocks that the published checkpoint covers; 0 if there is none."),
             "contradiction": {
                 "type": ["string", "null"],
                 "description": "Why nothing more is signed: it is not the chain that was.",
@@ -304,6 +309,11 @@ SCHEMAS: Final[dict[str, Any]] = {
             "reason": {"type": "string", "description": "Why an entry is refused."},
             "path": {"type": "string", "description": "Where in the entry, as in `.items[3]`."},
             "line": {"type": "integer", "description": "Which line of a bulk body."},
+            "index": {"type": "integer", "description": "The first block that cannot be read."},
+            "next": {
+                "type": ["string", "null"],
+                "description": "The page from the first block behind it that can; null at the end.",
+            },
         },
         "required": ["type", "title", "status", "detail"],
     },

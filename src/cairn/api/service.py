@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -18,9 +18,13 @@ from cairn.api.html import html, site
 from cairn.api.kept import Kept
 from cairn.api.laboratory import Laboratory
 from cairn.api.metrics import Metrics
+from cairn.api.problems import ProblemError, outside
 from cairn.core.block import Block
 from cairn.core.errors import NoSuchBlockError
+from cairn.explorer.blocks import Card
+from cairn.ledger.standing import Standing
 from cairn.node import Node
+from cairn.report import Report
 
 Result = TypeVar("Result")
 
@@ -45,6 +49,8 @@ class Service:
     node: Node
     bounds: Bounds
     budget: Budget
+    searches: Budget
+    """Requests that search, or wait for their turn."""
     metrics: Metrics
     laboratory: Laboratory | None
     """Of a lab."""
@@ -75,6 +81,27 @@ class Service:
         text = await self.node.read(lambda: read().to_json())
         return Answer(text, JSON, self.budget)
 
+    async def search(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` returns, which reads many blocks: one search at a time.
+
+        Raises:
+            ProblemError: too many wait for their turn.
+        """
+        with self.searches.holding(1):
+            return await self.node.search(work)
+
+    async def entry(self, entry_id: bytes) -> Standing:
+        """Return where an entry stands; an instant ledger is searched for it.
+
+        Raises:
+            NoSuchEntryError: there is none.
+            ProblemError: as for `search`.
+        """
+        if self.node.peering is not None:
+            return await self.node.entry(entry_id)
+        with self.searches.holding(1):
+            return await self.node.entry(entry_id)
+
     def find(self, reference: int | str) -> Block:
         """Read the block at an index, or with a hash.
 
@@ -102,6 +129,26 @@ class Service:
         if start > length:
             raise NoSuchBlockError(f"there is no block {start}; the ledger has {length}")
         return length
+
+    def outside(self, text: str) -> str:
+        """Return what is said to everyone in place of `text`: without where the ledger lies."""
+        return outside(text, (self.node.directory, self.node.ledger.keyring.folder))
+
+    def told(self, problem: ProblemError) -> ProblemError:
+        """Return `problem` as everyone may read it."""
+        return ProblemError(
+            problem.status, problem.slug, self.outside(problem.detail), **problem.members
+        )
+
+    def report(self, report: Report) -> Report:
+        """Return what validation has found as everyone may read it."""
+        failures = (replace(f, message=self.outside(f.message)) for f in report.failures)
+        return replace(report, failures=tuple(failures))
+
+    def card(self, place: int, limit: int, final: int) -> Card:
+        """Read what is at a place of the chain, as `Card.read` does, as everyone may read it."""
+        card = Card.read(self.node.ledger, place, limit, final)
+        return card._replace(why=self.outside(card.why))
 
     def page(
         self, here: str, template: str, status: HTTPStatus = HTTPStatus.OK, **values: Any

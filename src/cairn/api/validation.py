@@ -21,7 +21,6 @@ from cairn.core.errors import CairnError
 from cairn.core.rules import NUMBERS
 from cairn.explorer.blocks import Card
 from cairn.explorer.rules import MEANINGS
-from cairn.ledger import Ledger
 from cairn.node.validator import Progress
 
 DATA_SHOWN: Final = 500
@@ -33,7 +32,8 @@ async def validate_ledger(service: Service, _request: Request, *, run: bool = Tr
 
     One run at a time; who asks meanwhile shares the next. Appends go on.
     """
-    return Response(json.dumps((await service.node.validate()).to_value()), media_type=JSON)
+    report = service.report(await service.node.validate())
+    return Response(json.dumps(report.to_value()), media_type=JSON)
 
 
 async def validate_page(service: Service, _request: Request, *, run: bool = False) -> Response:
@@ -43,9 +43,9 @@ async def validate_page(service: Service, _request: Request, *, run: bool = Fals
         try:
             await node.validate()
         except CairnError as error:
-            problem = of_error(error)
+            problem = service.told(of_error(error))
     last = node.last_validation
-    failure = last.report.failure if last else None
+    failure = service.report(last.report).failure if last else None
     return service.page(
         "/validate",
         "validate.html",
@@ -56,7 +56,7 @@ async def validate_page(service: Service, _request: Request, *, run: bool = Fals
         failure=failure,
         number=NUMBERS.get(failure.rule) if failure else None,
         meaning=MEANINGS.get(failure.rule, "") if failure else "",
-        cards=await node.read(lambda: _around(node.ledger, failure.index)) if failure else [],
+        cards=await node.read(lambda: _around(service, failure.index)) if failure else [],
         length=node.length,
     )
 
@@ -83,15 +83,17 @@ async def _events(service: Service) -> AsyncGenerator[bytes, None]:
                 elif isinstance(found, Progress):
                     yield b"event: progress\ndata: %b\n\n" % msgspec.json.encode(found)
                 else:
-                    yield f"event: report\ndata: {json.dumps(found.to_value())}\n\n".encode()
+                    report = service.report(found).to_value()
+                    yield f"event: report\ndata: {json.dumps(report)}\n\n".encode()
     except CairnError as error:
-        yield f"event: failed\ndata: {json.dumps(of_error(error).to_value())}\n\n".encode()
+        problem = service.told(of_error(error)).to_value()
+        yield f"event: failed\ndata: {json.dumps(problem)}\n\n".encode()
 
 
-def _around(ledger: Ledger, at: int) -> list[Card]:
+def _around(service: Service, at: int) -> list[Card]:
     """Return what stands in the store at a place, before and after it, as far as it can be read."""
-    places, final = range(max(at - 1, 0), at + 2), ledger.final
-    cards = [Card.read(ledger, place, DATA_SHOWN, final) for place in places]
+    places, final = range(max(at - 1, 0), at + 2), service.node.ledger.final
+    cards = [service.card(place, DATA_SHOWN, final) for place in places]
     return cards if cards[-1].block else cards[:-1]
 
 

@@ -52,17 +52,62 @@ function take(text) {
   show();
 }
 
-// A browser has six connections to a node for all its pages together, and each that is followed takes
-// one: only what can be seen is. The first event of each has all that is there.
-let source = null;
+// A browser has six connections to a node for all its pages together, and a stream takes one for good.
+// So of all pages that can be seen one has the stream, by a lock, and tells the others; if it goes, the
+// next has the lock. The first event of a stream has all that there is: it is opened again for a page
+// that comes. Without locks, which browsers have on this machine and by https only, each has its own.
+let leave = null; // from what is followed, while it is
 
 function follow(wanted) {
-  if (Boolean(source) === wanted) return;
-  source?.close();
-  source = wanted ? new EventSource(live) : null;
-  source?.addEventListener("part", (event) => take(JSON.parse(event.data)));
-  source?.addEventListener("open", () => document.documentElement.classList.remove("offline"));
-  source?.addEventListener("error", () => document.documentElement.classList.add("offline"));
+  if (Boolean(leave) === wanted) return;
+  leave?.abort();
+  leave = null;
+  if (!wanted) return;
+  leave = new AbortController();
+  const { signal } = leave;
+  if (!navigator.locks) {
+    const source = open(heard);
+    signal.addEventListener("abort", () => source.close());
+    return;
+  }
+  const others = new BroadcastChannel(`cairn:${live}`);
+  signal.addEventListener("abort", () => others.close());
+  others.onmessage = ({ data }) => heard(data);
+  others.postMessage({ joined: true });
+  navigator.locks.request(`cairn:${live}`, { signal }, () => lead(signal, others)).catch((error) => {
+    if (!signal.aborted) throw error;
+  });
+}
+
+// Has the stream for all, until it leaves: the promise that it returns is the lock.
+function lead(signal, others) {
+  const tell = (said) => {
+    heard(said);
+    others.postMessage(said);
+  };
+  let source = open(tell);
+  others.onmessage = ({ data }) => {
+    if (!data.joined) return;
+    source.close();
+    source = open(tell);
+  };
+  return new Promise((resolve) => signal.addEventListener("abort", () => {
+    source.close();
+    resolve();
+  }));
+}
+
+function open(say) {
+  const source = new EventSource(live);
+  source.addEventListener("part", ({ data }) => say({ html: JSON.parse(data) }));
+  source.addEventListener("open", () => say({ online: true }));
+  source.addEventListener("error", () => say({ online: false }));
+  return source;
+}
+
+function heard({ html, online }) {
+  if (html !== undefined) take(html);
+  if (online !== undefined) document.documentElement.classList.toggle("offline", !online);
 }
 
 function pauseButton() {

@@ -36,7 +36,7 @@ function show({ blocks, of, bytes, seconds }) {
 }
 
 function begin() {
-  button.disabled = true;
+  button.ariaDisabled = "true"; // one that is disabled would lose the focus
   run.hidden = false;
   bar.removeAttribute("value"); // not known yet
   show({ blocks: 0, of: null, bytes: 0, seconds: 0 });
@@ -47,7 +47,7 @@ function begin() {
 function end(source, text, bad) {
   source.close(); // or the browser would come again, and start another run
   run.hidden = true;
-  button.disabled = false;
+  button.ariaDisabled = null;
   tell(text, bad);
 }
 
@@ -78,6 +78,6 @@ async function showReport() {
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
-  begin();
+  if (run.hidden) begin();
 });
 if ("running" in form.dataset) begin(); // joins it
