@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,8 +17,10 @@ from cairn.api.verify import RECEIPT_MODULE
 from cairn.core.block import Block, rfc3339
 from cairn.core.canonical import canonical, parse
 from cairn.core.entry import Entry
+from cairn.core.erasure import Erasure
 from cairn.core.errors import EntryError, FormatError
-from cairn.core.work import target_of
+from cairn.core.genesis import Work
+from cairn.core.work import MAX_BITS, Asert, bits_of, target_of
 from cairn.explorer.render import STATIC
 from cairn.explorer.shown import readable
 from cairn.proof.keyring import Keyring
@@ -35,6 +38,7 @@ MINED = mined(["a", {"b": 2}], [], ["c"])
 
 IMPORTS = """
 const c = await import("/explorer/check.js"), r = await import("/explorer/receipt.js");
+const w = await import("/explorer/work.js");
 const unhex = (digits) => digits ? r.unhex(digits) : new Uint8Array();
 """
 CHECK = (
@@ -519,13 +523,144 @@ def test_targets_are_those_of_the_ledger(page: Page) -> None:
     bits = [size << 24 | digits for size in (0, 1, 2, 3, 4, 29, 32, 33, 34, 35, 255)
             for digits in (0, 1, 0xFF, 0x100, 0xFFFF, 0x7FFFFF, 0x800000, 0xFFFFFF)]  # fmt: skip
     found = page.evaluate(
-        "async (all) => {" + IMPORTS + "return all.map((bits) => String(c.target(bits))); }", bits
+        "async (all) => {" + IMPORTS + "return all.map((bits) => String(w.target(bits))); }", bits
     )
     for one, text in zip(bits, found, strict=True):
         try:
             assert text == str(target_of(one))
         except FormatError:
             assert text == "null"
+
+
+def test_the_work_that_is_asked_for_is_what_the_ledger_asks_for(page: Page) -> None:
+    random_ = random.Random(5)
+    cases: list[tuple[Asert, int, int]] = []
+    for _ in range(600):
+        interval = 10 ** random_.randint(3, 10)
+        half_life = random_.randrange(interval, 2**46)
+        start = random_.randrange(2**51)
+        first = bits_of(random_.randrange(1, target_of(MAX_BITS) >> random_.randrange(240)))
+        height = random_.randrange(10 ** random_.randint(1, 7))
+        late = random_.randint(-2, 2) * random_.randrange(half_life * 10 ** random_.randint(0, 3))
+        asert = Asert(first, start - interval, interval, half_life)
+        cases.append((asert, height, max(start + interval * height + late, 0)))
+    told = [
+        [
+            asert.bits,
+            str(asert.time + asert.interval),
+            json.dumps({"seal": Work(interval=asert.interval, half_life=asert.half_life,
+                                     final_depth=1).to_value()}),
+            str(height),
+            str(timestamp),
+        ]
+        for asert, height, timestamp in cases
+    ]  # fmt: skip
+    found = page.evaluate(
+        """async (all) => {"""
+        + IMPORTS
+        + """
+          return all.map(([bits, start, text, index, time]) => {
+            const terms = w.termsOf({ bits, time: BigInt(start) }, text);
+            return w.bitsAfter(terms, { index: BigInt(index), time: BigInt(time) });
+          });
+        }""",
+        told,
+    )
+    assert found == [asert.bits_after(height, timestamp) for asert, height, timestamp in cases]
+    assert 20 < found.count(MAX_BITS) < 500
+
+
+def test_the_bits_of_a_mined_block_are_held_to_genesis_and_the_block_before(page: Page) -> None:
+    genesis, one, two = MINED[:3]
+    ask = """async ([header, genesis, text, before]) => {"""
+    ask += IMPORTS
+    ask += """
+      const read = (digits) => r.parseHeader(r.unhex(digits));
+      const found = c.checkDifficulty(read(header), read(genesis), text, before);
+      return [found.holds, found.expected, found.found]; }"""
+    first = genesis.header.pack().hex()
+    terms = genesis.data_json().decode()
+    for block, before in ((one, genesis), (two, one)):
+        header, bits = block.header.pack().hex(), f"{block.header.bits:08x}"
+        other = header[:8] + "1f00ffff" + header[16:]
+        told = [first, terms, before.header.pack().hex()]
+        assert page.evaluate(ask, [header, *told]) == [True, bits, bits]
+        assert page.evaluate(ask, [other, *told]) == [False, bits, "1f00ffff"]
+    instant = '{"seal":{"kind":"instant"}}'
+    found = page.evaluate(ask, [one.header.pack().hex(), first, instant, first])
+    assert found == [False, "00000000", f"{one.header.bits:08x}"]
+
+
+# What was asked for, and what was shown before
+
+
+def test_a_block_that_was_not_asked_for_is_found(page: Page) -> None:
+    digest = KINDS[1].hash
+    ask = """async ([digits, paths]) => {"""
+    ask += IMPORTS
+    ask += """
+      const header = r.parseHeader(r.unhex(digits)), hash = await r.sha256(r.LEAF, r.unhex(digits));
+      return paths.map((path) => c.checkAsked({ header, hash }, path).holds); }"""
+    right = ["/blocks/1", "/blocks/0001", f"/blocks/{digest}"]
+    wrong = [
+        "/blocks/2",
+        f"/blocks/{KINDS[2].hash}",
+        "/blocks/",
+        "/",
+        f"/blocks/{digest[:8]}",
+        "/1",
+    ]
+    header = KINDS[1].header.pack().hex()
+    found = page.evaluate(ask, [header, right + wrong])
+    assert found == [True] * len(right) + [False] * len(wrong)
+
+
+def test_what_is_remembered_is_held_against_a_block_of_that_index_alone(page: Page) -> None:
+    ask = """async ([memory, ledger, isLoopback, known]) => {"""
+    ask += IMPORTS
+    ask += """
+      const places = known.map(([index, digits]) => [BigInt(index), r.unhex(digits)]);
+      const page = { memory: new Map(Object.entries(memory)), ledger, isLoopback };
+      const steps = c.checkRemembered(page, places);
+      return steps.map(({ holds, expected, found }) => [holds, expected, found]); }"""
+    mine, other = "11" * 32, "22" * 32
+    memory = {"a": {"size": 4, "hash": mine}}
+    assert page.evaluate(ask, [memory, "a", True, [["3", mine]]]) == [[True, mine, mine]]
+    known = [["2", mine], ["3", other], ["4", other]]
+    assert page.evaluate(ask, [memory, "a", False, known]) == [[False, mine, other]]
+    assert page.evaluate(ask, [memory, "b", True, known]) == []
+    assert page.evaluate(ask, [memory, "b", False, known]) == [[False, "a", "b"]]
+    assert page.evaluate(ask, [{}, "b", False, known]) == []
+
+
+def test_what_records_an_erasure_is_what_the_ledger_takes_for_it(page: Page) -> None:
+    root = KINDS[3].header.data_root
+    right = canonical(Erasure(KINDS[3].index, root, "asked for").to_value()).decode()
+    texts = [
+        right,
+        right.replace('"asked for"', '""'),
+        right.replace('"asked for"', "1"),
+        right.replace('"asked for"', '"a","more":1'),
+        right.replace('"asked for"', '"a","reason":"b"'),
+        right.replace('"erasure"', '"key"'),
+        right.replace(",", ", "),
+        right.replace('"index":3', '"index":4'),
+        right.replace(root.hex(), "0" * 64),
+        right[:-1],
+        f"[{right}]",
+        "",
+    ]
+    found = page.evaluate(
+        """async ([digits, texts]) => {"""
+        + IMPORTS
+        + """
+          const header = r.parseHeader(r.unhex(digits));
+          return texts.map((text) => c.recordsErasure(text, header)); }""",
+        [KINDS[3].header.pack().hex(), texts],
+    )
+    erasures = [Erasure.of(text.encode()) for text in texts]
+    assert found == [e is not None and (e.index, e.id) == (KINDS[3].index, root) for e in erasures]
+    assert found.count(True) == 2
 
 
 # Checkpoints

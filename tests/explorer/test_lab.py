@@ -104,7 +104,9 @@ def title(page: Page) -> Any:
 
 
 def states(page: Page) -> dict[str, str | None]:
-    """Return which blocks are shown, and what as."""
+    """Return which blocks are shown, and what as, once this browser has checked them, too."""
+    unchecked = page.locator("#result article .checked", has_text=re.compile("^not checked$"))
+    expect(unchecked).to_have_count(0)
     articles = page.locator("#result article").all()
     return {a.get_attribute("id") or "": a.get_attribute("data-state") for a in articles}
 
@@ -172,12 +174,14 @@ def test_a_lie_turns_red_says_why_and_is_undone(lab: Server, visit: Visit) -> No
         failure = client.get("/validate").value["failure"]
         assert comparison(page) == [str(failure["expected"]), str(failure["found"])]
         assert states(page) == {
-            "block-0": None,
+            "block-0": "good",
             "block-1": "bad",
             "block-2": "follows",
             "block-3": "follows",
         }
         expect(page.locator("#block-1")).to_contain_text(re.compile(f'"amount": ?{hint[2]}'))
+        found = page.locator("#block-1 .checked")  # by itself
+        expect(found).to_contain_text("WRONG. This does not hold: size is that of all entries")
         expect(page.locator("#block-2")).to_contain_text("Follows a broken block.")
         expect(page.locator("#result > .soft")).to_have_text(f"Block 1 said before: {text}")
         assert client.get("/blocks/1").value["data"]["amount"] == int(hint[2])
@@ -195,14 +199,32 @@ def test_a_block_that_agrees_with_itself_is_caught_by_the_next(lab: Server, visi
     change(page)
     expect(page.locator("#result .verdict")).to_contain_text("at block 5, by rule 6", timeout=WAIT)
     assert states(page) == {
-        "block-3": None,
-        "block-4": None,
+        "block-3": "good",
+        "block-4": "bad",  # this browser cannot tell which of the two is wrong
         "block-5": "bad",
         "block-6": "follows",
     }
     expect(page.locator("#block-4")).to_contain_text("its hash computed anew")
     with lab.client() as client:
         assert comparison(page)[0] == client.get("/blocks/4").value["hash"]
+
+
+def test_blocks_that_are_left_out_between_two_broken_ones_are_no_fault(
+    lab: Server, visit: Visit
+) -> None:
+    with lab.client() as client:
+        for index in (2, 8):
+            assert submit(client, "/lab/edit", block=str(index), data='"a lie"').status == 303
+    page = visit(url(lab))
+    expect(page.locator("#result .gap")).to_have_text("3 blocks between are not shown.")
+    assert states(page) == {
+        "block-2": "bad",
+        "block-3": "follows",
+        "block-7": "follows",
+        "block-8": "bad",
+        "block-9": "follows",
+    }
+    expect(page.locator("#block-8 .checked")).to_contain_text("size is that of all entries")
 
 
 def test_a_perfect_chain_is_caught_by_who_remembers(lab: Server, visit: Visit) -> None:
@@ -213,13 +235,14 @@ def test_a_perfect_chain_is_caught_by_who_remembers(lab: Server, visit: Visit) -
     expect(page.locator("#result .verdict")).to_have_text(verdict, timeout=WAIT)
     assert states(page)["block-4"] == "bad"
     assert states(page)["block-5"] == "follows"
+    expect(page.locator("#block-4 .checked")).to_contain_text("✓ agrees with itself")
     press(page, "Undo")
     title(page).to_have_text("Undone, and valid", timeout=WAIT)
     page.locator("#truncate-block").fill("6")
     press(page, "Cut it off")
     expect(page.locator("#result .verdict")).to_contain_text("the check head", timeout=WAIT)
     assert comparison(page) == ["10", "6"]
-    assert states(page) == {"block-5": None, "block-6": "bad"}
+    assert states(page) == {"block-5": "good", "block-6": "bad"}
     expect(page.locator("#block-6")).to_contain_text("It was here, and was cut off.")
     expect(page.locator("#mine")).to_contain_text("cannot be read just now")
     press(page, "Undo")
@@ -229,6 +252,28 @@ def test_a_perfect_chain_is_caught_by_who_remembers(lab: Server, visit: Visit) -
     press(page, "Cut it off")
     expect(page.locator("#result .verdict")).to_have_text(verdict, timeout=WAIT)
     require_accessible(page)
+
+
+def test_a_chain_that_was_made_anew_is_not_the_one_that_was_signed(
+    lab: Server, visit: Visit
+) -> None:
+    """Which of its blocks are others no browser can tell: none is blamed that is as it was."""
+    with lab.client() as client:
+        before = client.get("/blocks/2").value
+        lie = '{"from": "alice", "to": "eve", "amount": 1}'
+        assert submit(client, "/lab/rechain", block="4", data=lie).status == 303
+        assert client.get("/blocks/2").value == before
+        page = visit(url(lab, "/blocks/4"))
+        for index in (4, 9, 2, 0):
+            page.goto(url(lab, f"/blocks/{index}"))
+            line = page.locator("article .checked")
+            expect(line).to_contain_text("This chain is not the one that was signed")
+            expect(line).to_have_attribute("data-checked", "bad")
+            expect(line).to_contain_text(f"Block {index} agrees with itself")
+            expect(line).not_to_contain_text("WRONG")
+            assert page.locator("article > .comparison dd").count() == 2
+        assert all("500" in text for text in visit.trouble)  # there is no receipt
+        visit.trouble.clear()
 
 
 def test_two_stories_are_told_and_who_compares_knows(lab: Server, visit: Visit) -> None:
@@ -241,6 +286,7 @@ def test_two_stories_are_told_and_who_compares_knows(lab: Server, visit: Visit) 
     hashes = fork.locator("article").all_inner_texts()
     assert len(set(hashes)) == 2
     require_accessible(page)
+    assert fork.locator(".checked, [data-state]").count() == 0  # they are no part of the chain
     with lab.client() as client:
         assert client.get("/validate").value["valid"] is True
         assert client.get("/?limit=1").value["length"] == 10

@@ -17,8 +17,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from cairn import Ledger
 from cairn.core.block import Block
+from cairn.core.canonical import canonical
 from cairn.core.entry import Entry
-from cairn.core.header import Kind
+from cairn.core.erasure import Erasure
+from cairn.core.header import Header, Kind
 from cairn.core.work import MAX_BITS, target_of
 from cairn.ledger.exchange import import_chain
 from cairn.proof.keyring import Keyring
@@ -115,7 +117,116 @@ def test_the_bytes_are_shown_as_they_are_hashed(
 
 def test_of_an_erased_block_it_says_what_cannot_be_checked(visit: Visit, liar: Liar) -> None:
     page = visit(f"{liar.url}/blocks/{ERASED}")
-    verdict(page, "open", "Checked in this browser: hash, header, links, signature", "was erased")
+    verdict(
+        page,
+        "open",
+        "Checked in this browser: hash, header, links, signature",
+        "Not checked: its data, which was erased on purpose, as block 6 records",
+    )
+
+
+def say_erased(said: Said, block: Block) -> bytes:
+    """Say that an intact block was erased: its salts and data are gone from the page."""
+    if not said.is_page:
+        return said.body
+    left = f"{{&#34;erased&#34;:&#34;{block.header.data_root.hex()}&#34;}}".encode()
+    body = re.sub(rb'data-salts="[^"]*"', b'data-salts=""', said.body)
+    body = re.sub(
+        rb"(<bdi>)\{\s*&#34;pay&#34;:\s*4.*?(</bdi>)", rb"\1" + left + rb"\2", body, flags=re.DOTALL
+    )
+    return re.sub(rb'<dd data-words="salts">.*?</dd>', b"", body, flags=re.DOTALL)
+
+
+def test_a_value_that_is_said_to_be_erased_is_found(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    liar.lie = lambda said: say_erased(said, blocks[4])
+    page = visit(f"{liar.url}/blocks/4")
+    expect(page.locator("pre.data")).to_contain_text("erased")
+    words = "a later block records that the value was erased on purpose"
+    verdict(page, "bad", "WRONG in block 4", words)
+    page.goto(liar.url)
+    assert states(page)["block-4"] == "open"
+    expect(page.locator("#block-4 .checked")).to_contain_text("was erased, says the node")
+
+
+def test_an_answer_that_makes_no_sense_hides_nothing_that_is_wrong(
+    visit: Visit, liar: Liar, node: Server, blocks: list[Block]
+) -> None:
+    with node.client() as client:
+        other = client.get("/blocks/4", headers={"Accept": "text/html"}).content
+
+    def lie(said: Said) -> bytes:
+        if said.path.startswith("/blocks?"):
+            return b'{"blocks":[null]}'
+        return say_erased(
+            said._replace(body=other) if said.path == "/blocks/5" else said, blocks[4]
+        )
+
+    liar.lie = lie
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "open", "only the node says that it was erased", "the script of this page failed")
+    page.goto(f"{liar.url}/blocks/5")
+    verdict(page, "bad", "WRONG in block 4", "the block is the one that was asked for")
+    assert all("TypeError" in text for text in visit.trouble)
+    visit.trouble.clear()
+
+
+def test_where_no_record_can_be_looked_for_a_receipt_tells_that_nothing_was_erased(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    liar.lie = lambda said: say_erased(said, blocks[4])
+    page = visit("about:blank")
+    page.route("**/blocks?*", lambda route: route.fulfill(status=503, body=""))
+    page.goto(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "there is no receipt of a value that was erased")
+    page.route("**/receipt", lambda route: route.fulfill(status=503, body=""))
+    page.reload()
+    verdict(page, "open", "Not checked: its data: only the node says that it was erased")
+    assert all("Failed to load resource" in text for text in visit.trouble)
+    visit.trouble.clear()
+
+
+def test_the_record_of_another_erasure_says_nothing_of_this_block(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    genuine = blocks[LAST - 1].to_json().encode()
+
+    def lie(said: Said) -> bytes:
+        if said.path.startswith("/blocks?"):
+            return b'{"blocks":[' + genuine + b'],"next":null}'
+        return say_erased(said, blocks[4])
+
+    liar.lie = lie
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "a later block records that the value was erased on purpose")
+
+
+def test_a_record_of_an_erasure_that_is_not_in_the_ledger_is_refused(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    """It is made up well: all its own hashes are right."""
+    erasure = Erasure(4, blocks[4].header.data_root, "made up")
+    entry = Entry(bytes(16), canonical(erasure.to_value()))
+    other = Block.of(
+        Kind.RECORD,
+        entry,
+        index=LAST,
+        previous_hash=blocks[LAST - 1].header.hash,
+        timestamp=blocks[LAST].header.timestamp,
+    )
+
+    def lie(said: Said) -> bytes:
+        if said.path.startswith("/blocks?"):
+            return b'{"blocks":[' + other.to_json().encode() + b'],"next":null}'
+        if said.path == f"/blocks/{LAST}/data":
+            return entry.canonical
+        return say_erased(said, blocks[4])
+
+    liar.lie = lie
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "bad", "WRONG in block 4", "the record of the erasure is in the ledger")
+    assert beside(page) == (other.hash, blocks[LAST].hash)
 
 
 def claim_erased(said: Said) -> bytes:
@@ -136,7 +247,8 @@ def miner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A mined ledger: a batch of which a page shows a part, one of ones, of none, of two."""
     directory = tmp_path_factory.mktemp("mined") / "ledger"
     large = [{"n": number} for number in range(15_000)]
-    chain = mined(large, [1] * 120, [], [{"a": 1}, {"b": 2}], *[[]] * 7)
+    contents: list[list[Any]] = [large, [1] * 120, [], [{"a": 1}, {"b": 2}], *[[]] * 7]
+    chain = mined(*contents, bits=0x2000FFFF)  # some hundred hashes a block
     import_chain(directory, [block.to_json().encode() for block in chain])
     with start(directory) as server:
         yield server
@@ -145,14 +257,19 @@ def miner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_mined_block_is_checked_as_far_as_it_is_final(visit: Visit, miner: Server) -> None:
     """One of more entries than the page shows salts of, and the last one."""
     page = visit(f"{miner.url}/blocks/2")
-    verdict(page, "good", "hash, header, data, links, signature")
+    verdict(page, "good", "hash, header, difficulty, data, links, signature")
     page.get_by_text("Byte by byte").click()
     expect(page.locator("#bytes .hashes")).to_have_count(8)
     expect(page.locator("#bytes .hashes li").last).to_have_text(
         page.locator("[data-fact=data_root]").inner_text()
     )
     page.goto(f"{miner.url}/blocks/11")
-    verdict(page, "open", "Checked in this browser: hash, header, data, links.", "not signed yet")
+    verdict(
+        page,
+        "open",
+        "Checked in this browser: hash, header, difficulty, data, links.",
+        "not signed yet",
+    )
 
 
 def test_of_a_batch_that_is_shown_in_part_all_is_checked(visit: Visit, miner: Server) -> None:
@@ -171,7 +288,7 @@ def test_every_entry_of_a_batch_has_a_receipt(visit: Visit, miner: Server) -> No
 
 def test_an_empty_block_is_in_the_ledger_that_was_signed(visit: Visit, miner: Server) -> None:
     page = visit(f"{miner.url}/blocks/3")
-    verdict(page, "good", "hash, header, data, links, signature")
+    verdict(page, "good", "hash, header, difficulty, data, links, signature")
     assert page.locator("a[download], [action$=receipt]").count() == 0
 
 
@@ -180,11 +297,81 @@ def test_a_card_is_good_where_its_data_was_checked(visit: Visit, miner: Server) 
     found = states(page)
     assert found.pop("block-1") == "open"
     assert set(found.values()) == {"good"}
-    expect(page.locator("#block-1 .checked")).to_contain_text("header checked, data not")
+    expect(page.locator("#block-1 .checked")).to_contain_text(
+        "header agrees with itself, its data was not checked"
+    )
     expect(page.locator("#block-1 .cut")).to_have_text(" … and more")
 
 
+def test_a_block_that_is_mined_with_less_work_than_asked_for_is_found(
+    visit: Visit, miner: Server
+) -> None:
+    """With the work that it says itself: every second hash is good enough."""
+    place = 11
+    with miner.client() as client:
+        genuine = client.get(f"/blocks/{place}").json()
+        page_of = client.get(f"/blocks/{place}", headers={"Accept": "text/html"}).text
+    header = Header.unpack(bytes.fromhex(genuine["header"]))
+    assert header.bits != MAX_BITS
+    for nonce in count():
+        other = replace(header, bits=MAX_BITS, nonce=nonce)
+        if int.from_bytes(other.hash) <= target_of(MAX_BITS):
+            break
+    body = page_of
+    for truth, lie in (
+        (genuine["header"], other.pack().hex()),
+        (genuine["hash"], other.hash.hex()),
+        (f'"bits">{header.bits:08x}', f'"bits">{MAX_BITS:08x}'),
+        (f'"nonce">{header.nonce:016x}', f'"nonce">{other.nonce:016x}'),
+    ):
+        body = body.replace(truth, lie)
+    body = re.sub(' data-after="[^"]*"', "", body)  # as of one that is the last
+    with lying(miner) as liar:
+        liar.lie = lambda said: body.encode() if said.is_page else said.body
+        page = visit(f"{liar.url}/blocks/{place}")
+        verdict(page, "bad", f"WRONG in block {place}", "bits are those that the ledger’s rule")
+        assert beside(page) == (f"{header.bits:08x}", f"{MAX_BITS:08x}")
+
+
+def test_genesis_of_another_ledger_does_not_say_what_work_is_asked_for(
+    visit: Visit, miner: Server
+) -> None:
+    other = mined([1])[0]
+    with lying(miner) as liar:
+
+        def lie(said: Said) -> bytes:
+            if said.path == "/blocks/0" and not said.is_page:
+                return other.to_json().encode()
+            return other.entries[0].canonical if said.path == "/blocks/0/data" else said.body
+
+        liar.lie = lie
+        page = visit(f"{liar.url}/blocks/11")
+        verdict(page, "bad", "WRONG in block 11", "genesis: it is that of the ledger")
+        page.route("**/blocks/0", lambda route: route.abort())
+        page.reload()
+        verdict(page, "open", "hash, header, data, links. Not checked: difficulty", "not signed")
+    assert all("Failed to load resource" in text for text in visit.trouble)
+    visit.trouble.clear()
+
+
 # A block
+
+
+@pytest.mark.parametrize("asked", ["index", "hash"])
+def test_another_block_than_was_asked_for_is_found(
+    visit: Visit, liar: Liar, node: Server, blocks: list[Block], asked: str
+) -> None:
+    """An honest page, of the last block."""
+    with node.client() as client:
+        other = client.get(f"/blocks/{LAST}", headers={"Accept": "text/html"}).content
+    path = "/blocks/5" if asked == "index" else f"/blocks/{blocks[5].hash}"
+    page = visit(f"{liar.url}{path}")
+    verdict(page, "good")
+    liar.lie = lambda said: other if said.is_page and said.path == path else said.body
+    page.reload()
+    verdict(page, "bad", f"WRONG in block {LAST}", "the block is the one that was asked for")
+    right = ("5", str(LAST)) if asked == "index" else (blocks[5].hash, blocks[LAST].hash)
+    assert beside(page) == right
 
 
 def test_an_altered_fact_is_shown_with_what_is_right(
@@ -413,6 +600,36 @@ def test_a_receipt_that_is_refused_is_missing(visit: Visit, liar: Liar, node: Se
     visit.trouble.clear()
 
 
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_block_that_is_remembered_is_compared_without_the_node(
+    visit: Visit, liar: Liar, blocks: list[Block], status: int
+) -> None:
+    """One who seals the last block anew gives no receipt of it, nor a checkpoint."""
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "for the first time")
+    other = forged(blocks[LAST])
+    liar.lie = lambda said: seal_anew(said, blocks[LAST], other)
+    for what in ("**/receipt", "**/checkpoint*"):
+        page.route(what, lambda route: route.fulfill(status=status, body=""))
+    page.goto(f"{liar.url}/blocks/{LAST}")
+    words = f"block {LAST} is the one that was shown before"
+    verdict(page, "bad", f"WRONG in block {LAST}", words)
+    assert beside(page) == (blocks[LAST].hash, other.hash)
+    assert all("Failed to load resource" in text for text in visit.trouble)
+    visit.trouble.clear()
+
+
+def test_the_header_of_a_neighbour_is_compared_with_what_is_remembered(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "for the first time")
+    truth, other = blocks[LAST].header.pack().hex(), forged(blocks[LAST]).header.pack().hex()
+    liar.replace((f'data-after="{truth}"', f'data-after="{other}"'))
+    page.goto(f"{liar.url}/blocks/{LAST - 1}")
+    verdict(page, "bad", f"block {LAST} is the one that was shown before")
+
+
 # A checkpoint
 
 
@@ -594,6 +811,25 @@ def test_another_ledger_at_the_same_address_is_refused(
     far.close()
 
 
+def test_a_ledger_that_is_not_remembered_is_refused_without_a_receipt(
+    browser: Browser, liar: Liar, node: Server, tmp_path: Path
+) -> None:
+    """Also on its first page, and where nothing is signed."""
+    origin = f"http://{FAR_HOST}:{liar.server_port}"
+    far = elsewhere(browser, f"--unsafely-treat-insecure-origin-as-secure={origin}")
+    with start(tmp_path / "ledger") as liar.node:
+        page = far.new_page()
+        page.goto(f"{origin}/blocks/0")
+        verdict(page, "good", "for the first time")
+        liar.node = node
+        page.route("**/receipt", lambda route: route.fulfill(status=503, body=""))
+        page.goto(f"{origin}/blocks/4")
+        verdict(page, "bad", "the ledger is the one that was here before")
+        page.goto(origin)
+        assert set(states(page).values()) == {"bad"}
+    far.close()
+
+
 # The first page
 
 
@@ -610,10 +846,10 @@ def test_every_card_is_checked(visit: Visit, liar: Liar) -> None:
     found = states(page)
     assert found.pop(f"block-{ERASED}") == "open"
     expect(page.locator(f"#block-{ERASED} .checked")).to_contain_text(
-        "header checked, its data was erased"
+        "header agrees with itself, its data was erased, says the node"
     )
     assert found == {f"block-{place}": "good" for place in range(LAST + 1) if place != ERASED}
-    assert page.locator(".checked").first.inner_text().startswith("✓ checked")
+    assert page.locator(".checked").first.inner_text().startswith("✓ agrees with itself")
 
 
 def test_a_card_with_other_data_is_marked(visit: Visit, liar: Liar) -> None:
@@ -636,7 +872,71 @@ def test_a_card_whose_data_is_said_to_be_cut_is_not_good(visit: Visit, liar: Lia
     liar.lie = lie
     page = visit(liar.url)
     assert set(states(page).values()) == {"open"}
-    expect(page.locator("#block-5 .checked")).to_contain_text("header checked, data not")
+    expect(page.locator("#block-5 .checked")).to_contain_text(
+        "header agrees with itself, its data was not checked"
+    )
+
+
+def test_a_head_that_is_sealed_anew_is_not_the_one_that_is_remembered(
+    visit: Visit, liar: Liar, blocks: list[Block]
+) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "for the first time")
+    other = forged(blocks[LAST])
+    payee = rb"(pay&#34;:\s*7,\s*&#34;to&#34;:\s*&#34;)alice"
+
+    def lie(said: Said) -> bytes:
+        body = re.sub(payee, rb"\g<1>mally", said.body)
+        body = body.replace(
+            blocks[LAST].header.pack().hex().encode(), other.header.pack().hex().encode()
+        )
+        return body.replace(blocks[LAST].hash.encode(), other.hash.encode())
+
+    liar.lie = lie
+    page.goto(liar.url)
+    found = states(page)
+    assert {place for place, state in found.items() if state == "bad"} == {f"block-{LAST}"}
+    line = page.locator(f"#block-{LAST} .checked")
+    expect(line).to_contain_text(f"block {LAST} is the one that was shown before")
+    assert (
+        visit(liar.url).locator(f"#block-{LAST} .comparison").count() == 0
+    )  # elsewhere nobody knows
+
+
+def test_a_chain_that_became_shorter_is_wrong_at_its_head(visit: Visit, liar: Liar) -> None:
+    page = visit(f"{liar.url}/blocks/4")
+    verdict(page, "good", "for the first time")
+    liar.lie = lambda said: re.sub(rb'<li id="at-7".*?</li>', b"", said.body, flags=re.DOTALL)
+    page.wait_for_timeout(1100)  # until what was learned is older than any page may be
+    page.goto(liar.url)
+    found = states(page)
+    assert [place for place, state in found.items() if state == "bad"] == ["block-6"]
+    line = page.locator("#block-6 .checked")
+    expect(line).to_contain_text("the ledger has not become shorter")
+    shown = page.locator("#block-6 .comparison dd").all_inner_texts()
+    assert shown == ["at least 8 blocks", "7 blocks"]
+    page.goto(f"{liar.url}/?start=2&limit=3")  # which does not say that it ends there
+    assert "bad" not in states(page).values()
+
+
+def test_a_chain_that_was_longer_a_moment_ago_elsewhere_is_not_wrong(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """A page that was asked for before a newer block was learned of, by another."""
+    with start(tmp_path / "ledger") as node, node.client() as client:
+        client.post("/block", json="one")
+        page = visit(node.url)
+        verdict_page = page.context.new_page()
+        verdict_page.goto(f"{node.url}/blocks/1")
+        verdict(verdict_page, "good")
+        page.evaluate(
+            """() => {
+              const [[name, text]] = Object.entries(localStorage);
+              localStorage.setItem(name, JSON.stringify({ ...JSON.parse(text), size: 9 }));
+            }"""
+        )
+        page.reload()
+        assert set(states(page).values()) == {"good"}
 
 
 def test_a_card_that_is_left_out_is_missed(visit: Visit, liar: Liar) -> None:
@@ -650,7 +950,7 @@ def test_a_card_that_is_left_out_is_missed(visit: Visit, liar: Liar) -> None:
     assert [place for place, state in found.items() if state == "bad"] == ["block-6"]
     expect(page.locator("#block-6 .checked")).to_contain_text("block 5 is the next that is shown")
     assert page.locator("#block-4 .checked").text_content() == (
-        "✓ checked by this browser: hash, data, link to block 3"
+        "✓ agrees with itself as this browser finds: hash, header, data, link to block 3"
     )
 
 
@@ -679,12 +979,15 @@ def test_links_are_said_to_be_checked_where_they_were(visit: Visit, liar: Liar) 
     page = visit(f"{liar.url}/?start=4&limit=2")
     states(page)
     assert [line.text_content() for line in page.locator(".checked").all()] == [
-        "✓ checked by this browser: hash, data, link to block 4",
-        "✓ checked by this browser: hash, data, link to block 5",
+        "✓ agrees with itself as this browser finds: hash, header, data, link to block 4",
+        "✓ agrees with itself as this browser finds: hash, header, data, link to block 5",
     ]
     page.goto(f"{liar.url}/?start=4&limit=1")
     states(page)
-    assert page.locator(".checked").text_content() == "✓ checked by this browser: hash, data"
+    assert (
+        page.locator(".checked").text_content()
+        == "✓ agrees with itself as this browser finds: hash, header, data"
+    )
 
 
 def test_blocks_that_were_found_are_checked(visit: Visit, liar: Liar) -> None:

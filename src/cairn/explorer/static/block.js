@@ -1,20 +1,19 @@
 // Has the block of a page checked in this browser, and shows what was found, byte by byte. What the
-// check takes of the node is asked for here, and what this browser remembers is kept here.
+// check takes of the node is asked for here.
 
 import { comparison, make, mark, readBlock } from "/explorer/article.js";
 import { firstFailure, whyNot, written } from "/explorer/check.js";
+import { isLab, memory, remember } from "/explorer/memory.js";
 import { hex } from "/explorer/receipt.js";
 
 const PATIENCE = 60_000; // ms that an answer may take: a receipt may have to be signed first
-const PREFIX = "cairn:"; // of what this browser remembers; the hash of genesis follows
-const LOOPBACK = /^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/; // where ledgers come and go
 const FACTS = ["index", "timestamp", "previous_hash", "hash", "kind", "count", "size", "data_root", "bits", "nonce", "header"];
 const WORDS = { heading: "h1", kind: '[data-words="kind"]' };
 const FIELDS = [
   ["version", 0, 2], ["kind", 2, 4], ["bits", 4, 8], ["index", 8, 16], ["previous_hash", 16, 48],
   ["timestamp", 48, 56], ["count", 56, 60], ["size", 60, 64], ["data_root", 64, 96], ["nonce", 96, 104],
 ];
-const PARTS = ["hash", "header", "data", "links", "signature"];
+const PARTS = ["hash", "header", "difficulty", "data", "links", "signature"];
 
 // Asking the node
 
@@ -36,36 +35,11 @@ async function partsOf(reader) { // as they come: to put large ones together tak
   return parts;
 }
 
-// What this browser remembers; of a lab nothing, whose keys and blocks come and go
-
-const { ledger = "", lab } = document.documentElement.dataset, isLab = lab !== undefined;
-
-function remembered() { // by ledger; before anything is asked, so that nothing newer is held against it
-  const found = new Map();
-  try {
-    for (const name of isLab ? [] : Object.keys(localStorage))
-      if (name.startsWith(PREFIX)) {
-        const seen = JSON.parse(localStorage.getItem(name));
-        if (Number.isSafeInteger(seen.size) && seen.size > 0) found.set(name.slice(PREFIX.length), seen);
-      }
-  } catch { // it is switched off, or holds what is not ours
-  }
-  return found;
-}
-
-function remember(ledger, seen) {
-  try {
-    const now = remembered().get(ledger); // another page may have been here meanwhile
-    if (!now || now.size <= seen.size) localStorage.setItem(PREFIX + ledger, JSON.stringify(seen));
-  } catch { // without storage every visit is the first
-  }
-}
-
 // All of it
 
 function check(shown) {
   const thread = new Worker("/explorer/block_check.js", { type: "module" });
-  const page = { memory: remembered(), ledger, isLab, isLoopback: LOOPBACK.test(location.hostname) };
+  const page = { ...memory(), path: location.pathname };
   return new Promise((resolve, reject) => {
     thread.onerror = ({ message }) => reject(new Error(message || "its thread did not start"));
     thread.onmessage = async ({ data: { ask, id, found, failed } }) => {
@@ -83,7 +57,9 @@ function verdict(article, shown, { steps, signature }) {
   const failure = firstFailure(steps);
   if (failure) {
     const again = shown.waits ? ". If the chain was reorganised meanwhile, load the page again" : "";
-    const line = mark(article, "bad", `✗ WRONG in block ${shown.place}. This does not hold: ${failure.name}${again}`);
+    const line = mark(article, "bad", failure.part === "chain"
+      ? `✗ This chain is not the one that was signed: its root is another. Block ${shown.place} agrees with itself; whether it was changed cannot be told from here`
+      : `✗ WRONG in block ${shown.place}. This does not hold: ${failure.name}${again}`);
     line.after(comparison(failure));
     return;
   }

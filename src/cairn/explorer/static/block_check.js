@@ -3,10 +3,10 @@
 // It cannot ask the node itself: the page does, and hands over what the node says.
 
 import {
-  checkEntries, checkErased, checkHeader, checkLinks, checkMemory, checkSalts, checkShown, checkWords, entriesOf, firstFailure,
-  isErased, isMined, leafOf, step, successor,
+  HEADER_DIGITS, checkAsked, checkDifficulty, checkEntries, checkErased, checkHeader, checkLinks, checkMemory, checkRemembered,
+  checkSalts, checkShown, checkWords, entriesOf, firstFailure, isErased, isMined, lastOf, leafOf, recordsErasure, step, successor,
 } from "/explorer/check.js";
-import { NotProved, hex, parseCheckpoint, parseReceipt, verifyReceipt } from "/explorer/receipt.js";
+import { LEAF, NotProved, hex, isHex, parseCheckpoint, parseReceipt, sha256, unhex, verifyReceipt } from "/explorer/receipt.js";
 
 const KEY_CHANGE = '"record":"key"}'; // in every record of one
 const SEARCHES = 100; // pages of what was found that are read at most
@@ -44,13 +44,17 @@ async function getJson(path) {
 }
 
 // Steps that cannot be taken for want of an answer are open; a proof that fails is a step that fails,
-// and so is one for which the node refuses what is `required`.
+// and so is one for which the node refuses what is `required`. An answer that this script trips over
+// leaves its steps open, too: what was found without it stands.
 async function attempt(part, name, run, required = "") {
   try {
     return await run();
   } catch (error) {
     if (error instanceof NotProved) return [step(part, name, error.expected, error.found || error.message, false)];
-    if (!(error instanceof Unavailable)) throw error;
+    if (!(error instanceof Unavailable)) {
+      console.error(error);
+      return [open(part, name, `the script of this page failed: ${error}`)];
+    }
     const isRefusal = error.status >= 400 && error.status < 500 && !BUSY.includes(error.status);
     return [{ ...step(part, name, required, error.message), holds: isRefusal && required ? false : null }];
   }
@@ -58,7 +62,35 @@ async function attempt(part, name, run, required = "") {
 
 const open = (part, name, found = "") => ({ part, name, holds: null, expected: "", found });
 
-// Links
+// Records of the ledger, by which it says of itself what it does
+
+// Records from a place on that have a text in them, as they are found: { index, text, hash, steps }, of
+// which the last are whether it is a record at all. Whether it is in the ledger is another question.
+async function* records(contains, start = 0n) {
+  let path = `/blocks?${new URLSearchParams({ contains, cursor: start })}`;
+  for (let page = 0; path; page++) {
+    if (page === SEARCHES) throw new Unavailable(`more than ${SEARCHES} pages were found`);
+    const { blocks, next } = await getJson(path);
+    for (const view of blocks.filter(({ kind }) => kind === "record")) yield readRecord(view);
+    path = next;
+  }
+}
+
+// Reads the one entry of a block as its exact bytes; `view` is what else is said of the block.
+async function readRecord({ index, header: digits, salt }) {
+  const bytes = await getBytes(`/blocks/${index}/data`), text = new TextDecoder().decode(bytes);
+  const { header, hash, steps } = await checkHeader({ place: BigInt(index), header: digits, facts: [["kind", "record"]] });
+  if (header) steps.push(...(await checkEntries(header, [salt], [bytes])).steps);
+  return { index: BigInt(index), text, header, hash, steps };
+}
+
+// What stands beside it
+
+// What the page shows of this block and those beside it, as pairs of index and hash.
+async function placesOf({ hash }, { place, before, after }) {
+  const beside = [[place - 1n, before], [place + 1n, after]].filter(([, digits]) => isHex(digits, HEADER_DIGITS));
+  return [[place, hash], ...await Promise.all(beside.map(async ([at, digits]) => [at, await sha256(LEAF, unhex(digits))]))];
+}
 
 async function checkBeside(block, { place, before, after }) {
   const steps = await checkLinks(block, before, after);
@@ -66,13 +98,19 @@ async function checkBeside(block, { place, before, after }) {
   return steps;
 }
 
+async function checkWorkAsked({ header }, { place, before }, { ledger }) {
+  if (!isHex(before, HEADER_DIGITS)) return [open("difficulty", "difficulty", `the page does not have the header of block ${place - 1n}`)];
+  const genesis = await readRecord(await getJson("/blocks/0"));
+  const steps = [...genesis.steps, step("difficulty", "it is that of the ledger", ledger, genesis.hash ? hex(genesis.hash) : "not a header")];
+  const failure = firstFailure(steps);
+  if (failure) return [{ ...failure, part: "difficulty", name: `genesis: ${failure.name}` }];
+  return [checkDifficulty(header, genesis.header, genesis.text, before)];
+}
+
 // Data
 
 async function checkData({ header }, shown) {
-  if (isErased(header, shown.salts)) {
-    const erased = open("data", "the data was erased: only the hash of it is left, so it cannot be checked");
-    return { steps: [checkErased(header, shown), checkSalts([], shown.saltsText), erased] };
-  }
+  if (isErased(header, shown.salts)) return { steps: [checkErased(header, shown), checkSalts([], shown.saltsText)] };
   const texts = entriesOf(header, await getBytes(`/blocks/${shown.place}/data`));
   let { salts } = shown;
   if (BigInt(salts.length) !== header.count) { // of a large batch the page has none
@@ -84,19 +122,47 @@ async function checkData({ header }, shown) {
   return { steps, levels };
 }
 
+// That a value was erased a later record says. Returns { steps, record }; whether that is in the
+// ledger its signature says.
+async function checkErasure({ header }, { place }) {
+  try {
+    for await (const record of records(`{"id":"${hex(header.dataRoot)}","index":${place},`, place + 1n))
+      if (record.header && recordsErasure(record.text, header)) return { steps: record.steps, record };
+  } catch (error) {
+    if (!(error instanceof Unavailable) || !await isGiven(`/blocks/${place}/receipt`)) throw error;
+    return { steps: [step("data", "there is no receipt of a value that was erased", "none", "the node gives one", false)] };
+  }
+  return { steps: [step("data", "a later block records that the value was erased on purpose", "a record", "none", false)] };
+}
+
+async function isGiven(path) {
+  try {
+    await getBytes(path);
+    return true;
+  } catch (error) {
+    if (!(error instanceof Unavailable)) throw error;
+    return false;
+  }
+}
+
+const UNRECORDED = "its data: only the node says that it was erased";
+
+const erasedBy = (record, signature) => signature.ledger
+  ? open("data", `its data, which was erased on purpose, as block ${record.index} records: only its hash is left`)
+  : open("data", UNRECORDED);
+
 // Signature
 
-async function checkSignature({ header, hash }, shown, { memory, ledger: named, isLab, isLoopback }) {
+async function checkSignature({ header, hash }, shown, record, { memory, ledger: named, isLab }) {
   const hasReceipt = header.count > 0n && !isErased(header, shown.salts);
-  if (!hasReceipt) await getBytes(`/checkpoint?covering=${shown.place + 1n}`); // then genesis has a receipt under it
+  const covering = record ? record.index : shown.place;
+  if (!hasReceipt) await getBytes(`/checkpoint?covering=${covering + 1n}`); // then genesis has a receipt under it
   const text = await getText(`/blocks/${hasReceipt ? shown.place : 0n}/receipt`);
   const receipt = parseReceipt(text), checkpoint = parseCheckpoint(receipt.checkpoint);
   const { origin, size, root } = checkpoint, ledger = origin.slice("cairn/".length);
   const seen = memory.get(ledger), isOther = !seen && memory.size > 0;
   const steps = [step("signature", "the ledger is the one that the page names", named, ledger)];
   if (hasReceipt) steps.push(step("signature", "the receipt is of this block", shown.header, receipt.header));
-  if (isOther && !isLoopback)
-    steps.push(step("signature", "the ledger is the one that was here before", [...memory.keys()].join(", "), ledger));
   const { signer, steps: proof } = await prove(text, seen, checkpoint);
   steps.push(...proof);
   if (!signer || firstFailure(steps)) return { steps };
@@ -106,8 +172,12 @@ async function checkSignature({ header, hash }, shown, { memory, ledger: named, 
     const there = shown.place < size ? hex(await leaf(shown.place)) : `a ledger of ${size} blocks`;
     steps.push(step("signature", "the block is in the ledger that was signed", hex(hash), there));
   }
+  if (record) {
+    const there = record.index < size ? hex(await leaf(record.index)) : `a ledger of ${size} blocks`;
+    steps.push(step("data", "the record of the erasure is in the ledger that was signed", hex(record.hash), there));
+  }
   if (seen) {
-    const last = BigInt(seen.size) - 1n;
+    const last = lastOf(seen);
     steps.push(...checkMemory(seen, { signer, size }, last < size ? await leaf(last) : null));
   } else {
     steps.push(step("signature", "the ledger begins with its genesis", ledger, hex(await leaf(0n))));
@@ -142,22 +212,16 @@ function asSteps({ verdict, reason, steps }) {
 // Steps from the old key to the new one by the ledger's own records, null if there is no such way.
 async function keyChanges(old, wanted, { origin, size, root }) {
   const steps = [];
-  let key = old, path = `/blocks?contains=${encodeURIComponent(KEY_CHANGE)}`;
-  for (let page = 0; path && page < SEARCHES && key !== wanted; page++) {
-    const { blocks, next } = await getJson(path);
-    for (const { index, header: digits, salt, kind } of blocks.filter((block) => block.kind === "record")) {
-      const text = await getBytes(`/blocks/${index}/data`);
-      const named = await successor(new TextDecoder().decode(text), origin, key);
-      if (named === null || BigInt(index) >= size) continue;
-      const block = await checkHeader({ place: BigInt(index), header: digits, facts: [["kind", kind]] });
-      const entries = block.header ? (await checkEntries(block.header, [salt], [text])).steps : [];
-      const leaf = await leafOf(BigInt(index), size, root, getBytes);
-      const found = [...block.steps, ...entries, step("signature", "the record is in the ledger", hex(leaf), hex(block.hash))];
-      if (firstFailure(found)) return found;
-      steps.push(step("signature", `the key was changed in block ${index}, by the old one`, named, named));
-      key = named;
-    }
-    path = next;
+  let key = old;
+  for await (const { index, text, hash, steps: own } of records(KEY_CHANGE)) {
+    const named = await successor(text, origin, key);
+    if (named === null || index >= size) continue;
+    const leaf = await leafOf(index, size, root, getBytes);
+    const found = [...own, step("signature", "the record is in the ledger", hex(leaf), hash ? hex(hash) : "not a header")];
+    if (firstFailure(found)) return found;
+    steps.push(step("signature", `the key was changed in block ${index}, by the old one`, named, named));
+    key = named;
+    if (key === wanted) break;
   }
   return key === wanted ? steps : null;
 }
@@ -170,24 +234,51 @@ function checkWaiting({ missing, place }, { memory, ledger }) {
     "to follow until it is final");
 }
 
+// Where there is no receipt, the checkpoint without it: whether the tree of the chain is the one that
+// was signed, and this block in it. That nothing contradicts it is no proof.
+async function checkTree({ hash }, { place }) {
+  const { size, root } = parseCheckpoint(await getText(`/checkpoint?covering=${place + 1n}`));
+  try {
+    const leaf = hex(await leafOf(place, size, root, getBytes));
+    return [step("signature", "the block is in the ledger that was signed", hex(hash), leaf)];
+  } catch (error) {
+    if (!(error instanceof NotProved)) throw error;
+    return [step("chain", "this chain is the one that was signed", error.expected, error.found || error.message, false)];
+  }
+}
+
 // All of it
 
 async function checkBlock(shown, page) {
   const found = await checkHeader(shown), { header, steps } = found;
   if (!header) return { steps };
-  let levels = [], signature = {};
-  steps.push(...checkWords(header, shown), ...await checkBeside(found, shown));
+  let levels = [], signature = {}, record = null;
+  steps.push(checkAsked(found, page.path), ...checkWords(header, shown), ...await checkBeside(found, shown));
+  steps.push(...checkRemembered(page, await placesOf(found, shown)));
+  if (isMined(header) && shown.place > 0n)
+    steps.push(...await attempt("difficulty", "difficulty", () => checkWorkAsked(found, shown, page)));
   steps.push(...await attempt("data", "its exact bytes", async () => {
     const data = await checkData(found, shown);
     levels = data.levels ?? [];
     return data.steps;
   }));
+  if (isErased(header, shown.salts))
+    steps.push(...await attempt("data", UNRECORDED, async () => {
+      const erasure = await checkErasure(found, shown);
+      record = erasure.record ?? null;
+      return erasure.steps;
+    }));
   if (shown.waits && isMined(header)) steps.push(checkWaiting(shown, page));
-  else
-    steps.push(...await attempt("signature", "its receipt", async () => {
-      signature = await checkSignature(found, shown, page);
+  else {
+    const receipt = await attempt("signature", "its receipt", async () => {
+      signature = await checkSignature(found, shown, record, page);
       return signature.steps;
-    }, "a receipt, as there is of every block that is final"));
+    }, "a receipt, as there is of every block that is final");
+    steps.push(...receipt);
+    if (receipt.some(({ name, holds }) => name === "its receipt" && holds === null))
+      steps.push(...(await attempt("signature", "the checkpoint", () => checkTree(found, shown))).filter(({ holds }) => holds === false));
+  }
+  if (record) steps.push(erasedBy(record, signature));
   return { ...found, levels: levels.map(beginning), signature };
 }
 

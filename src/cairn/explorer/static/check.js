@@ -2,21 +2,22 @@
 // no page, no network. The layouts and rules are those of docs/format.md.
 //
 // What is found comes as a list of steps, { part, name, holds, expected, found }, the last two as
-// text. `holds` is null where it cannot be said. `part` is "header", "hash", "data", "links" or
-// "signature". A block as shown is { place, header, salts, facts, words, text, whole, waits }: header
+// text. `holds` is null where it cannot be said. `part` is "header", "hash", "difficulty", "data",
+// "links" or "signature", or "chain" where it is about no one block. A block as shown is { place, header, salts, facts, words, text, whole, waits }: header
 // and salts in hex, facts as pairs of name and text, what is said of them in words as such pairs, the
 // text of its data and whether that is all of it, and whether it is said not to be final.
 
 import {
   LEAF, LOG, NODE, NotProved, hex, isHex, parseHeader, parseKey, parseNote, sha256, unhex, utf8, verifySignatures,
 } from "/explorer/receipt.js";
+import { LIMIT, bitsAfter, target, termsOf } from "/explorer/work.js";
 
 export const KINDS = ["value", "batch", "record"];
 const VALUE = 0, BATCH = 1, RECORD = 2;
-const SALT_BYTES = 16, HEADER_DIGITS = 208;
+export const HEADER_DIGITS = 208;
+const SALT_BYTES = 16;
 const SALTS_SHOWN = 100; // of a block, on its page
 const LIMIT_63 = 2n ** 63n; // no index or timestamp reaches it
-const EASIEST = 0x207fffff; // target that every second hash meets
 const AT_ONCE = 256; // hashes that are asked for together: the page stays quick meanwhile
 const CYCLE = 146_097n * 86_400_000_000n; // µs of 400 years, after which the calendar repeats
 
@@ -34,6 +35,8 @@ export function step(part, name, expected, found, holds = expected === found) {
 }
 
 export const firstFailure = (steps) => steps.find(({ holds }) => holds === false);
+
+const hex8 = (bits) => bits.toString(16).padStart(8, "0");
 
 // The header and what is shown of it
 
@@ -56,16 +59,9 @@ export function written(header, hash) {
     count: String(header.count),
     size: String(header.size),
     data_root: hex(header.dataRoot),
-    bits: header.bits.toString(16).padStart(8, "0"),
+    bits: hex8(header.bits),
     nonce: header.nonce.toString(16).padStart(16, "0"),
   };
-}
-
-// The number that compact bits stand for, or null if they are no target.
-export function target(bits) {
-  const length = bits >>> 24, digits = bits & 0xffffff;
-  const number = length > 3 ? BigInt(digits) << BigInt(8 * (length - 3)) : BigInt(digits >>> (8 * (3 - length)));
-  return digits < 0x800000 && number > 0n && number < 2n ** 256n ? number : null;
 }
 
 function checkWork({ bits, index, nonce }, hash) {
@@ -73,8 +69,8 @@ function checkWork({ bits, index, nonce }, hash) {
     const why = index === 0n ? "genesis is not mined" : "no work is asked for";
     const none = step("header", `the nonce is 0: ${why}`, 0n, nonce);
     if (bits === 0) return [none];
-    return [none, step("header", "bits are a target", `a target of at most ${digits(target(EASIEST))}`,
-      digits(target(bits)), target(bits) <= target(EASIEST) && target(bits) !== null)];
+    return [none, step("header", "bits are a target", `a target of at most ${digits(LIMIT)}`,
+      digits(target(bits)), target(bits) <= LIMIT && target(bits) !== null)];
   }
   const most = target(bits), met = most !== null && BigInt(`0x${hex(hash)}`) <= most;
   return [step("hash", "the hash meets the target that bits say", `at most ${digits(most)}`, hex(hash), met)];
@@ -111,6 +107,13 @@ export async function checkHeader({ place, header: shown, facts }) {
   return { steps, header, bytes, hash };
 }
 
+// Whether a block is the one that was asked for, by the path of its page: by index or by hash.
+export function checkAsked({ header, hash }, path) {
+  const [, asked] = path.match(/^\/blocks\/([0-9a-f]{64}|[0-9]{1,19})$/) ?? [];
+  if (asked?.length === 64) return step("hash", "the block is the one that was asked for", asked, hex(hash));
+  return step("header", "the block is the one that was asked for", asked ? BigInt(asked) : "an index or a hash", header.index);
+}
+
 // Blocks of a ledger are mined all of them, genesis among them, or none is. One that is not is final
 // at once, so that there is a signature over it.
 export const isMined = ({ bits }) => bits !== 0;
@@ -136,6 +139,14 @@ export function checkWords(header, { words, ...shown }) {
   if (shown.waits) // it would have to be mined to wait for others
     steps.push(step("header", "what is not mined is final at once", "final", isMined(header) ? "final" : "not final yet"));
   return steps;
+}
+
+// Checks the work that a mined block was asked for, by what stood before it: genesis, its header and
+// the JSON that it records, and the header of the block before it in hex.
+export function checkDifficulty({ bits, index }, genesis, text, before) {
+  const terms = termsOf(genesis, text), previous = parseHeader(unhex(before));
+  const wanted = terms ? bitsAfter(terms, { index: index - 1n, time: previous.time }) : 0;
+  return step("difficulty", "bits are those that the ledger’s rule asks for", hex8(wanted), hex8(bits));
 }
 
 // Links: `before` and `after` are the headers of the blocks beside it in hex, or null.
@@ -206,6 +217,13 @@ export async function treeLevels(leaves) {
 // Checks what stands in the place of a value that was erased.
 export const checkErased = ({ dataRoot }, { text }) =>
   step("data", "the data shown is what is left of an erased value", `{"erased":"${hex(dataRoot)}"}`, text.replace(/\s/g, ""));
+
+// Whether the JSON of a record says that the value of a block was erased: docs/format.md, "Erasure".
+export function recordsErasure(text, { index, dataRoot }) {
+  if (!text.startsWith(`{"id":"${hex(dataRoot)}","index":${index},"reason":"`) || canonicalFault(text) !== null) return false;
+  const value = JSON.parse(text); // its first two members are the text above, since it is canonical
+  return Object.keys(value).join() === "id,index,reason,record" && value.record === "erasure";
+}
 
 // Checks the salts that are shown, as text: the first of these.
 export function checkSalts(salts, text) {
@@ -454,17 +472,30 @@ export async function leafOf(index, size, root, read) {
   return leaf;
 }
 
-// Steps that hold a checkpoint to what this browser was shown before, { key, size, hash }: `then` is
-// the hash that its tree has now for the last block of that time, null if it is too small to have it.
+// What this browser was shown before, as memory.js has it: { memory, ledger, isLoopback }
+
+// Steps that hold blocks of a page to it, whatever the node may say: `known` are pairs of the index
+// and the hash of one.
+export function checkRemembered({ memory, ledger, isLoopback }, known) {
+  const seen = memory.get(ledger);
+  if (seen) return known.filter(([index]) => index === lastOf(seen)).map(([, hash]) => sameAsBefore(seen, hash));
+  if (memory.size === 0 || isLoopback) return [];
+  return [step("signature", "the ledger is the one that was here before", [...memory.keys()].join(", "), ledger)];
+}
+
+export const lastOf = ({ size }) => BigInt(size) - 1n;
+
+const sameAsBefore = (seen, hash) =>
+  step("signature", `block ${lastOf(seen)} is the one that was shown before`, seen.hash, hex(hash));
+
+export const notShorter = (seen, size) =>
+  step("signature", "the ledger has not become shorter", `at least ${seen.size} blocks`, `${size} blocks`, size >= BigInt(seen.size));
+
+// The same for a checkpoint: `then` is the hash that its tree has now for the last block of that
+// time, null if it is too small to have it.
 export function checkMemory(seen, { signer, size }, then) {
-  const steps = [
-    step("signature", "signed by the key that this browser remembers", seen.key, signer),
-    step("signature", "the ledger has not become shorter", `at least ${seen.size} blocks`,
-      `${size} blocks`, size >= BigInt(seen.size)),
-  ];
-  if (then !== null)
-    steps.push(step("signature", `block ${BigInt(seen.size) - 1n} is the one that was shown before`, seen.hash, hex(then)));
-  return steps;
+  const steps = [step("signature", "signed by the key that this browser remembers", seen.key, signer), notShorter(seen, size)];
+  return then === null ? steps : [...steps, sameAsBefore(seen, then)];
 }
 
 // The key that the old one names in a record of the ledger, if that is what this text records; else
