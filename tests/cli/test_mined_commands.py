@@ -16,6 +16,7 @@ from cairn.cli import init, main
 from cairn.core.genesis import Limits, Work
 from cairn.core.segment import Segment
 from cairn.core.work import MAX_BITS, work_of
+from cairn.net import limits
 from tests.builders import mined
 
 EASY = ("init", "--seal", "work", "--interval", "1s", "--final-depth", "3", "--bits", "207fffff")
@@ -255,15 +256,15 @@ def test_mined_chain_goes_out_and_in_and_is_copied(directory: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("forgets", [False, True])
 def test_a_node_whose_peers_are_gone_for_good_is_final_when_it_forgets_them(
-    directory: Path, forgets: bool
+    directory: Path, forgets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = ("--interval", "100ms", "--half-life", "1s", "--final-depth", "3")
-    cairn("init", "--seal", "work", *quick, "--bits", "207fffff")
+    monkeypatch.setattr(limits, "HELD_SECONDS", 0.0)
+    cairn(*EASY)
     with Ledger.open(directory) as ledger:
         ledger.chain().store.set_addresses(["ws://192.0.2.1:5000"])
-    cairn("mine", "--blocks", "120", *(["--forget-peers"] if forgets else []))
+    cairn("mine", "--blocks", "8", *(["--forget-peers"] if forgets else []))
     with Ledger.open(directory) as ledger:
         chain = ledger.chain()
-        assert chain.length == 121
+        assert chain.length == 9
         assert (chain.final > 1) is forgets
         assert bool(chain.store.addresses()) is not forgets

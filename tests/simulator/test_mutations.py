@@ -223,7 +223,7 @@ def test_a_node_stops_for_a_chain_of_less_work(monkeypatch: Patch) -> None:
     without(monkeypatch, Sync, "ask", ("or claim.work <= self._chain.work or", "or"))
     without(monkeypatch, Sync, "_consider",
             ("if branch.is_deep and self._chain.work_above(base) + shown > best:",
-            "if branch.is_deep:"), ("work_at(base) + shown > best", "base >= 0"))  # fmt: skip
+            "if branch.is_deep:"), ("(base) + shown > best", "(base) >= 0"))  # fmt: skip
     assert found(final_depth=4, is_parted=True) == "halt"
 
 
