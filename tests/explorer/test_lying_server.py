@@ -796,9 +796,11 @@ def test_over_plain_http_from_elsewhere_it_says_why_it_cannot_check(
     far.close()
 
 
-def test_another_ledger_at_the_same_address_is_refused(
+@pytest.fixture
+def where_another_was(
     browser: Browser, liar: Liar, node: Server, tmp_path: Path
-) -> None:
+) -> Iterator[tuple[Page, str]]:
+    """A page of a browser that has met another ledger there, and the origin: now it is this one."""
     origin = f"http://{FAR_HOST}:{liar.server_port}"
     far = elsewhere(browser, f"--unsafely-treat-insecure-origin-as-secure={origin}")
     with start(tmp_path / "ledger") as liar.node:
@@ -806,28 +808,26 @@ def test_another_ledger_at_the_same_address_is_refused(
         page.goto(f"{origin}/blocks/0")
         verdict(page, "good", "for the first time")
         liar.node = node
-        page.goto(f"{origin}/blocks/0")
-        verdict(page, "bad", "the ledger is the one that was here before")
+        yield page, origin
     far.close()
+
+
+def test_another_ledger_at_the_same_address_is_refused(where_another_was: tuple[Page, str]) -> None:
+    page, origin = where_another_was
+    page.goto(f"{origin}/blocks/0")
+    verdict(page, "bad", "the ledger is the one that was here before")
 
 
 def test_a_ledger_that_is_not_remembered_is_refused_without_a_receipt(
-    browser: Browser, liar: Liar, node: Server, tmp_path: Path
+    where_another_was: tuple[Page, str],
 ) -> None:
     """Also on its first page, and where nothing is signed."""
-    origin = f"http://{FAR_HOST}:{liar.server_port}"
-    far = elsewhere(browser, f"--unsafely-treat-insecure-origin-as-secure={origin}")
-    with start(tmp_path / "ledger") as liar.node:
-        page = far.new_page()
-        page.goto(f"{origin}/blocks/0")
-        verdict(page, "good", "for the first time")
-        liar.node = node
-        page.route("**/receipt", lambda route: route.fulfill(status=503, body=""))
-        page.goto(f"{origin}/blocks/4")
-        verdict(page, "bad", "the ledger is the one that was here before")
-        page.goto(origin)
-        assert set(states(page).values()) == {"bad"}
-    far.close()
+    page, origin = where_another_was
+    page.route("**/receipt", lambda route: route.fulfill(status=503, body=""))
+    page.goto(f"{origin}/blocks/4")
+    verdict(page, "bad", "the ledger is the one that was here before")
+    page.goto(origin)
+    assert set(states(page).values()) == {"bad"}
 
 
 # The first page
