@@ -299,11 +299,11 @@ class Network:
         hub = self._hub
         peer.heard = hub.now
         try:
-            _require_left(peer.messages, 1, hub.now)
+            peer.messages.charge(1, hub.now, "messages")
             message = decode(frame)
             if peer.handshake.ready:
                 if not self._is_awaited(peer, message):
-                    _require_left(peer.unasked, len(frame), hub.now)
+                    peer.unasked.charge(len(frame), hub.now, "bytes unasked")
                 self._take(peer, message)
             else:
                 for answer in peer.handshake.take(message):
@@ -477,13 +477,3 @@ class Network:
         for peer in others[: max(len(proven) - limits.DIALLED, 0)]:
             if self._hub.now - peer.since > limits.FEELER_KEPT_SECONDS:
                 self._refuse(peer, Refusal("busy", "we have seen what there is"))
-
-
-def _require_left(budget: Budget, amount: int, now: float) -> None:
-    """Count messages, or their bytes.
-
-    Raises:
-        Refusal: there are too many.
-    """
-    if not budget.take(amount, now):
-        raise Refusal("flood", "more than a peer may send that was not asked")

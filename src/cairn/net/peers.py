@@ -12,7 +12,7 @@ from cairn.ledger.chain import Chain
 from cairn.net import limits
 from cairn.net.events import Action, Close, PeerId, Send
 from cairn.net.handshake import Handshake
-from cairn.net.messages import GetBodies, GetHeaders, Message, encode
+from cairn.net.messages import GetBodies, GetHeaders, Message, Refusal, encode
 
 if TYPE_CHECKING:
     from cairn.net.branches import BodyRequest
@@ -33,6 +33,15 @@ class Budget:
             return False
         self._left -= amount
         return True
+
+    def charge(self, amount: float, now: float, what: str) -> None:
+        """Take `amount` of what a peer has sent or told.
+
+        Raises:
+            Refusal: there was nothing left.
+        """
+        if not self.take(amount, now):
+            raise Refusal("flood", f"more {what} than a peer may send")
 
     def owe(self, amount: float, now: float) -> None:
         """Take `amount`, whether there is anything left or not."""

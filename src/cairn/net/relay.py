@@ -58,7 +58,7 @@ class Relay:
             Refusal: there are too many of them.
         """
         ids = split(message.ids, HASH)
-        self._charge(peer, len(ids))
+        peer.entries.charge(len(ids), self._hub.now, "entries")
         wanted: dict[bytes, None] = {}
         room = self._room(peer)
         for entry_id in ids:
@@ -78,7 +78,7 @@ class Relay:
             Refusal: there are too many of them.
         """
         ids = split(message.ids, HASH)
-        self._charge(peer, len(ids))
+        peer.entries.charge(len(ids), self._hub.now, "entries")
         peer.wanted.extend(ids)
         self._give(peer)
 
@@ -88,7 +88,7 @@ class Relay:
         Raises:
             Refusal: one cannot be an entry of this ledger, or there are too many.
         """
-        self._charge(peer, len(message.entries))
+        peer.entries.charge(len(message.entries), self._hub.now, "entries")
         before = self._asked_of[peer.id]
         came: list[bytes] = []
         try:
@@ -166,8 +166,7 @@ class Relay:
             entry_id = leaf_hash(entry)
             asked = self._asked.get(entry_id)
             if asked is None or asked.peer != peer.id:
-                if not peer.unasked.take(len(entry), self._hub.now):
-                    raise Refusal("flood", "more bytes than a peer may send unasked")
+                peer.unasked.charge(len(entry), self._hub.now, "bytes unasked")
                 continue
             self._forget(entry_id)
             peer.entry_bytes.owe(len(entry), self._hub.now)
@@ -243,7 +242,3 @@ class Relay:
 
     def _has(self, entry_id: bytes) -> bool:
         return entry_id in self.pool or entry_id in self._mined
-
-    def _charge(self, peer: Peer, count: int) -> None:
-        if not peer.entries.take(count, self._hub.now):
-            raise Refusal("flood", "more entries than a peer may tell of")

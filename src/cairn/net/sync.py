@@ -400,6 +400,8 @@ class Sync:
         if part is not None and part not in asked and idle is not None:
             self._ask_headers(idle, [part.before.hash], branch, part)
         self._ask_again(branch, able)
+        if not branch.spans:
+            return
         first = branch.first_missing
         waiting = branch.waiting_bytes
         waiting += sum(
