@@ -16,12 +16,11 @@ from cairn.api.kept import Kept
 from cairn.api.operations import Operation
 from cairn.api.schemas import ref
 from cairn.api.service import JSON, Service
-from cairn.core.errors import CairnError, NotFoundError, ProofError
+from cairn.core.errors import CairnError
 from cairn.core.header import HEADER_DTYPE, Header
 from cairn.explorer import charts
 from cairn.explorer.blocks import Card
 from cairn.explorer.render import render
-from cairn.ledger import Ledger
 from cairn.ledger.ledger import now_us
 from cairn.ledger.search import first_at
 
@@ -51,7 +50,7 @@ async def summary(service: Service) -> dict[str, Any]:
     ledger = node.ledger
 
     def read() -> dict[str, Any]:
-        assurance, signed = _assurance(ledger)  # first: what is signed is there
+        signed = ledger.notary.believed()  # first: what is signed is there
         length = len(ledger)
         begun = first_at(ledger, now_us() - RATE_SECONDS * 1_000_000)
         recent = length - max(begun, 1)  # genesis was made, and did not arrive
@@ -61,8 +60,8 @@ async def summary(service: Service) -> dict[str, Any]:
             "head": ledger.hashes(length - 1, length).tobytes().hex(),
             "bytes": ledger.outline(points=1).size,
             "blocks_per_second": recent / RATE_SECONDS,
-            "assurance": assurance,
-            "signed": signed,
+            "assurance": signed.assurance if signed else "chained",
+            "signed": signed.checkpoint.size if signed else 0,
         }
 
     last = node.last_validation
@@ -74,15 +73,6 @@ async def summary(service: Service) -> dict[str, Any]:
     contradiction = node.checkpoints.contradiction
     more = {"contradiction": contradiction, "validation": validation, "peers": peers}
     return {**await node.read(read), **more}
-
-
-def _assurance(ledger: Ledger) -> tuple[str, int]:
-    """Return the rung that the ledger has reached, and how many blocks have: those signed."""
-    try:
-        signed = ledger.notary.policy().open(ledger.notary.published())
-    except (NotFoundError, ProofError):
-        return "chained", 0
-    return signed.assurance, signed.checkpoint.size
 
 
 class Home:

@@ -36,7 +36,7 @@ from cairn.core.rules import Broken, InvalidChainError
 from cairn.core.tree import HEIGHT
 from cairn.ledger.tree import BULK_PROOFS, Tree
 from cairn.ledger.validation import Task, validate_store
-from cairn.proof.checkpoint import Checkpoint, Policy, origin_of
+from cairn.proof.checkpoint import Checkpoint, Policy, SignedCheckpoint, origin_of
 from cairn.proof.keyring import Keyring
 from cairn.proof.memory import keep_evidence
 from cairn.proof.note import Note, SigningKey
@@ -260,6 +260,13 @@ class Notary:
             StoreError: it cannot be written.
         """
         self._store.publish(str(note).encode())
+
+    def believed(self) -> SignedCheckpoint | None:
+        """Return the published checkpoint, if this user believes it; None where there is none."""
+        try:
+            return self.policy().open(self.published())
+        except (NotFoundError, ProofError):
+            return None
 
     def policy(self) -> Policy:
         """Whom this user believes about this ledger: the trusted keys, and any trusted witness."""
